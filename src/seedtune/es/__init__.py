@@ -1,0 +1,1 @@
+"""The algorithm, pure: numbers in, numbers out. No model, no engine, no file."""
