@@ -161,3 +161,13 @@ def digest(bits: NDArray[np.uint16] | NDArray[np.uint32], parameter: int, start:
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x = x ^ (x >> np.uint64(31))
     return int(np.sum(x, dtype=np.uint64))
+
+
+def permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
+    """An order of `size` prompts for an epoch: they are sorted by 64 bits of Philox(counter = (epoch, index, 0, tag))."""
+    counter = np.zeros((size, 4), dtype=np.uint32)
+    counter[:, 0] = epoch
+    counter[:, 1] = np.arange(size)
+    counter[:, 3] = Tag.PROMPTS
+    out = philox4x32(counter, run_key(seed)).astype(np.uint64)
+    return np.argsort((out[:, 1] << np.uint64(32)) | out[:, 0], kind="stable")

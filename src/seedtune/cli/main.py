@@ -1,0 +1,72 @@
+"""`seedtune`: parse, dispatch, and turn every expected error into one clear message and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import SeedtuneError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script. Exit codes: 0 done, 1 failed, 2 wrong settings, 130 interrupted."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    parser, commands = _parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    if parsed.command is None:
+        parser.print_help()
+        return 0
+    try:
+        return int(commands[parsed.command].run(parsed, rest))
+    except SeedtuneError as e:
+        print(f"seedtune: error: {e}", file=sys.stderr)
+        return e.exit_code
+    except KeyboardInterrupt:
+        print("\nseedtune: interrupted; what the journal holds is safe.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, object]]:
+    from . import evaluate, generate, train
+
+    parser = argparse.ArgumentParser(
+        prog="seedtune",
+        description="Fine-tune large language models by Evolution Strategies: forward passes only, exact to reproduce.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"seedtune {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="command")
+    commands = {"train": train, "eval": evaluate, "generate": generate}
+    for name, module in commands.items():
+        sub = subparsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(sub)
+    return parser, commands  # type: ignore[return-value]
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Wide enough to read, and one spelling of each flag: the one with underscores."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=38, width=100)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or not action.option_strings[0].startswith("--"):
+            return super()._format_action_invocation(action)
+        return f"{action.option_strings[0]} {action.metavar or ''}".rstrip()
+
+    def _format_usage(self, *args: object) -> str:
+        text = super()._format_usage(*args)  # type: ignore[arg-type]
+        return text if text.count("\n") < 6 else text.split("[")[0].rstrip() + " [--config FILE] [--KEY VALUE ...]\n\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Fine-tune a model. Settings come from --config (one flat YAML file) and from flags; flags override."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import config_file
+from ..config import check_keys
+from ..errors import ConfigError
+from ..journal.folder import RunFolder, write_text
+from ..tasks import base, dataset
+from .options import RunConfig, add_flags, given, refuse_unknown
+
+HELP = "fine-tune a model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="settings as YAML; recipes/ has examples")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in output_dir")
+    parser.add_argument("--dry-run", action="store_true", help="check and print the resolved settings, and stop")
+    add_flags(parser)
+
+
+def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
+    refuse_unknown(rest)
+    args = resolve(config_file.read(parsed.config) if parsed.config else {}, given(parsed))
+    if parsed.dry_run:
+        RunFolder(args.output_dir).claim(resume=parsed.resume)
+        text = config_file.to_yaml(args)
+        write_text(RunFolder(args.output_dir).path / "config.resolved.yaml", text)
+        print(text, end="")
+        return 0
+    from ..trainer import ESTrainer
+
+    parts = data_and_rewards(args)
+    RunFolder(args.output_dir).claim(resume=parsed.resume)
+    trainer = ESTrainer(model=args.model_name_or_path, args=args, **parts)
+    return 130 if trainer.train(resume_from_checkpoint=parsed.resume).interrupted else 0
+
+
+def resolve(from_file: Mapping[str, Any], from_flags: Mapping[str, Any]) -> RunConfig:
+    """Defaults, then the task's own, then the file, then the flags. Raises ConfigError."""
+    check_keys(RunConfig, from_file)
+    values = {**from_file, **from_flags}
+    if isinstance(name := values.get("task"), str):
+        values = {**_task(name).defaults, **values}
+    for key in ("reward_funcs", "eval_funcs", "stop_at"):
+        if isinstance(values.get(key), str):
+            values[key] = [values[key]]
+    return RunConfig(**values)
+
+
+def data_and_rewards(args: RunConfig) -> dict[str, Any]:
+    """Datasets and reward functions for the trainer: those of the task, or the user's. Raises ConfigError, DataError."""
+    task = _task(args.task) if args.task else None
+    if task is None and args.dataset_name is None:
+        raise ConfigError(
+            "there is nothing to train on: set task (conciseness, countdown), or dataset_name and reward_funcs."
+        )
+    rewards: Any = args.reward_funcs or (list(task.rewards) if task else None)
+    if not rewards:
+        raise ConfigError("reward_funcs is missing: give a built-in name, package.module.function, or file.py:function.")
+    truths: Any = args.eval_funcs or (list(task.truths) if task else None)
+    if args.dataset_name is None:
+        assert task is not None
+        return {
+            "train_dataset": task.train, "eval_dataset": task.test, "reward_funcs": rewards, "eval_funcs": truths,
+        }  # fmt: skip
+    train = dataset.load(args.dataset_name, args.dataset_train_split, args.dataset_config)
+    test = None
+    if split := args.dataset_test_split:
+        is_file = split.endswith((".jsonl", ".json", ".csv", ".parquet"))
+        test = dataset.load(split if is_file else args.dataset_name, split, args.dataset_config)
+    return {"train_dataset": train, "eval_dataset": test, "reward_funcs": rewards, "eval_funcs": truths}
+
+
+def _task(name: str) -> base.Task:
+    try:
+        return base.builtin(name)
+    except KeyError as e:
+        raise ConfigError(f"task: {e.args[0]}.") from None

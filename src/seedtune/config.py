@@ -1,0 +1,306 @@
+"""`ESConfig`: every setting of a run, frozen. Names that TRL and transformers have keep their names and meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, TypeVar
+
+from .errors import ConfigError
+from .es.shaping import SHAPINGS
+from .es.update import OPTIMIZERS
+
+C = TypeVar("C")
+
+#: Keys of GRPO (and of gradient training) that mean nothing here, and why.
+REFUSED = {
+    "beta": "ES has no KL term; to stay near the base model use anchor_decay, or a stop_at rule",
+    "epsilon": "there is no ratio to clip: ES never differentiates the policy",
+    "epsilon_high": "there is no ratio to clip: ES never differentiates the policy",
+    "delta": "there is no ratio to clip: ES never differentiates the policy",
+    "num_generations": "ES compares members, not completions of one prompt; set population_size",
+    "num_iterations": "each generation is used for one update; set max_steps",
+    "loss_type": "there is no loss; see fitness_shaping",
+    "scale_rewards": "set fitness_shaping (zscore, centered_rank, sum, group, none)",
+    "mask_truncated_completions": "return None from a reward function to leave a completion out",
+    "sync_ref_model": "there is no reference model",
+    "steps_per_generation": "each generation is used for one update",
+    "per_device_train_batch_size": "set prompts_per_step (prompts an iteration) and generation_batch_size (rows a batch)",
+    "gradient_accumulation_steps": "there are no gradients; set population_size and prompts_per_step",
+    "gradient_checkpointing": "there are no activations to save: ES only runs forward",
+    "max_grad_norm": "there are no gradients",
+    "num_train_epochs": "set max_steps, the number of iterations",
+    "warmup_steps": "the learning rate is constant",
+    "warmup_ratio": "the learning rate is constant",
+    "lr_scheduler_type": "the learning rate is constant",
+    "optim": "set optimizer (sgd, momentum, adam)",
+    "bf16": "set dtype: bfloat16",
+    "fp16": "set dtype: float16",
+    "use_vllm": "generation runs on transformers in this version",
+    "num_generations_eval": "evaluation decodes each prompt once",
+    "model_init_kwargs": "set dtype, model_revision and trust_remote_code",
+}
+
+
+def setting(group: str, help: str, default: Any = dataclasses.MISSING, *, learning: bool = True) -> Any:
+    """A field with what the command line and the YAML file say of it. `learning`: the result depends on it."""
+    return field(default=default, metadata={"group": group, "help": help, "learning": learning})
+
+
+def check_keys(cls: type[Any], given: Mapping[str, Any]) -> None:
+    """Raise ConfigError for keys that `cls` does not have: says why a GRPO key is refused, or suggests the nearest."""
+    known = [f.name for f in dataclasses.fields(cls)]
+    for key in given:
+        if key in known:
+            continue
+        if key in REFUSED:
+            raise ConfigError(f"{key!r} is a GRPO setting that Evolution Strategies do not have: {REFUSED[key]}.")
+        near = difflib.get_close_matches(key, known, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else " `seedtune train --help` lists all keys."
+        raise ConfigError(f"unknown setting {key!r}.{hint}")
+
+
+def checks_keys(cls: type[C]) -> type[C]:
+    """A class decorator: let the constructor itself say why a key is not there, since that is where a TRL user meets it first."""
+    made = cls.__init__
+
+    @wraps(made)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        check_keys(type(self), kwargs)
+        made(self, *args, **kwargs)
+
+    cls.__init__ = init  # type: ignore[misc]
+    return cls
+
+
+@checks_keys
+@dataclass(frozen=True)
+class ESConfig:
+    """Settings of a run. Raises ConfigError for a value out of range, an unknown key, or a key of GRPO only."""
+
+    output_dir: str = setting("Output", "folder of the run", "out", learning=False)
+    max_steps: int = setting("Output", "iterations", 100, learning=False)
+    eval_steps: int = setting("Output", "evaluate the centre every N iterations; 0: at start and end", 10, learning=False)
+    save_steps: int = setting("Output", "checkpoint every N iterations; 0: only at the end", 0, learning=False)
+    save_total_limit: int | None = setting("Output", "keep the newest N checkpoints", None, learning=False)
+    log_completions: bool = setting("Output", "write members' completions to completions/", False, learning=False)
+    report_to: str | list[str] = setting(
+        "Output", "none, tensorboard, wandb or trackio (metrics.jsonl is always written)", "none", learning=False
+    )
+    run_name: str | None = setting("Output", "name of the run for report_to", None, learning=False)
+    stop_at: list[str] = setting(
+        "Output", "stop when one holds after an evaluation, e.g. 'eval/correct < 0.5'", None, learning=False
+    )
+
+    population_size: int = setting("Evolution strategies", "members an iteration (N)", 30)
+    sigma: float = setting("Evolution strategies", "noise scale", 0.001)
+    learning_rate: float | None = setting("Evolution strategies", "alpha; default sigma / 2, as in the paper", None)
+    prompts_per_step: int | None = setting(
+        "Evolution strategies", "prompts an iteration, the same for all members; default: the whole dataset", None
+    )
+    antithetic: bool = setting("Evolution strategies", "members in mirrored pairs", False)
+    fitness_shaping: str = setting("Evolution strategies", "zscore, centered_rank, sum, group or none", "zscore")
+    perturbation: str = setting("Evolution strategies", "full: every weight in scope moves", "full")
+    scope: str = setting("Evolution strategies", "which weights move: all, linear, or a regex on names", "all")
+    noise: str = setting("Evolution strategies", "iid, or shared (restarts at every layer, as the paper's code)", "iid")
+    restore: str = setting("Evolution strategies", "exact, or subtract (least memory, lossy)", "exact")
+    seed: int = setting("Evolution strategies", "the run's seed", 42)
+
+    optimizer: str = setting("Update", "sgd (the paper's), momentum or adam", "sgd")
+    adam_beta1: float = setting("Update", "momentum's or Adam's first decay", 0.9)
+    adam_beta2: float = setting("Update", "Adam's second decay", 0.999)
+    adam_epsilon: float = setting("Update", "Adam's epsilon", 1e-8)
+    weight_decay: float = setting("Update", "decoupled decay toward zero", 0.0)
+    anchor_decay: float = setting("Update", "decoupled decay toward the base model", 0.0)
+
+    max_completion_length: int = setting("Generation", "new tokens at most", 256)
+    temperature: float = setting("Generation", "0: greedy, as in the paper", 0.0)
+    top_p: float = setting("Generation", "nucleus, when sampling", 1.0)
+    top_k: int = setting("Generation", "0: off", 0)
+    generation_batch_size: int | None = setting("Generation", "rows decoded together; default: what fits", None)
+    chat_template_kwargs: dict[str, Any] = setting("Generation", "passed to the chat template", None)
+
+    reward_weights: list[float] | None = setting("Rewards", "one weight a reward function; default 1", None)
+    reward_workers: int = setting("Rewards", "scoring processes; 0: in this process, no limit", 1, learning=False)
+    reward_timeout: float = setting("Rewards", "seconds without a result before the run stops", 60.0, learning=False)
+
+    model_revision: str | None = setting("Model", "branch, tag or commit on the Hub", None)
+    trust_remote_code: bool = setting("Model", "run code that comes with the model", False, learning=False)
+    dtype: str = setting("Model", "precision of inference: bfloat16, float16 or float32", "bfloat16")
+    device: str = setting("Model", "auto, cpu, cuda or cuda:N", "auto", learning=False)
+    threads: int | None = setting("Model", "CPU threads; default: all cores", None, learning=False)
+
+    def __post_init__(self) -> None:
+        for name, empty in (("stop_at", []), ("chat_template_kwargs", {})):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, empty)
+        if isinstance(self.stop_at, str):
+            object.__setattr__(self, "stop_at", [self.stop_at])
+        self._check_kinds()
+        self._check_ranges()
+
+    @property
+    def alpha(self) -> float:
+        """The learning rate: as given, or sigma / 2 (Qiu et al.)."""
+        return self.sigma / 2 if self.learning_rate is None else self.learning_rate
+
+    def _check_kinds(self) -> None:
+        for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, _coerce(f.name, str(f.type), getattr(self, f.name)))
+
+    def _check_ranges(self) -> None:
+        _one_of("fitness_shaping", self.fitness_shaping, [*SHAPINGS])
+        _one_of("optimizer", self.optimizer, [*OPTIMIZERS])
+        _one_of("perturbation", self.perturbation, ["full"])
+        _one_of("noise", self.noise, ["iid", "shared"])
+        _one_of("restore", self.restore, ["exact", "subtract"])
+        _one_of("dtype", self.dtype, ["bfloat16", "float16", "float32"])
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device is auto, cpu, cuda or cuda:N, got {self.device!r}.")
+        for name in self.reporters:
+            _one_of("report_to", name, ["tensorboard", "wandb", "trackio"])
+        if self.sigma <= 0:
+            raise ConfigError(
+                f"sigma must be greater than 0, got {self.sigma:g}: with no noise all members are the same model. "
+                "The paper uses 0.001."
+            )
+        if self.population_size < 2:
+            raise ConfigError(
+                f"population_size must be at least 2, got {self.population_size}: fitness compares members. "
+                "The paper uses 30."
+            )
+        if self.antithetic and self.population_size % 2:
+            raise ConfigError(f"antithetic members come in pairs: population_size {self.population_size} is odd.")
+        if self.weight_decay and self.anchor_decay:
+            raise ConfigError("weight_decay pulls toward zero, anchor_decay toward the base model: set one of them.")
+        if not 0 <= self.seed < 2**64:
+            raise ConfigError(f"seed is an integer of 64 bits, 0 <= seed < 2**64, got {self.seed}.")
+        for name, low in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ConfigError(f"{name} must be at least {low}, got {value}.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is a probability, 0 < top_p <= 1, got {self.top_p}.")
+        for rule in self.stop_at:
+            parse_rule(rule)
+
+    @property
+    def reporters(self) -> list[str]:
+        names = [self.report_to] if isinstance(self.report_to, str) else self.report_to
+        return [n for n in names if n != "none"]
+
+    def learning_part(self) -> dict[str, Any]:
+        """The settings that the weights depend on: what a journal's header holds, and what a resume must not change."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata.get("learning")}
+
+    # What transformers' own callbacks (tensorboard, wandb...) ask of their arguments.
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def to_sanitized_dict(self) -> dict[str, Any]:
+        """Values that a dashboard can show."""
+        return {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in self.to_dict().items()}
+
+    def to_json_string(self) -> str:
+        return json.dumps(self.to_dict(), indent=2)
+
+    @property
+    def logging_dir(self) -> str:
+        return f"{self.output_dir}/logs"
+
+    @property
+    def process_index(self) -> int:
+        return 0
+
+
+_AT_LEAST = {
+    "max_steps": 1,
+    "eval_steps": 0,
+    "save_steps": 0,
+    "save_total_limit": 1,
+    "prompts_per_step": 1,
+    "max_completion_length": 1,
+    "temperature": 0,
+    "top_k": 0,
+    "generation_batch_size": 1,
+    "reward_workers": 0,
+    "reward_timeout": 0.001,
+    "threads": 1,
+    "weight_decay": 0,
+    "anchor_decay": 0,
+    "learning_rate": 0,
+}
+
+
+def _one_of(name: str, value: str, choices: list[str]) -> None:
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}; got {value!r}.{hint}")
+
+
+def _coerce(name: str, kind: str, value: Any) -> Any:
+    """`value` as the kind that the field declares; YAML reads 1e-3 as text, so text that is a number is taken as one."""
+    if value is None and "None" in kind:
+        return None
+    base = kind.replace(" | None", "")
+    try:
+        if base == "bool" and isinstance(value, bool):
+            return value
+        if base == "int" and not isinstance(value, bool) and (not isinstance(value, float) or value.is_integer()):
+            return int(value)
+        if base == "float" and not isinstance(value, bool):
+            number = float(value)
+            if number != number or number in (float("inf"), float("-inf")):
+                raise ValueError
+            return number
+        if base == "str" and isinstance(value, str):
+            return value
+        if base == "list[float]" and isinstance(value, list | tuple):
+            return [float(v) for v in value]
+        if base == "list[str]" and isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+            return list(value)
+        if base == "dict[str, Any]" and isinstance(value, Mapping):
+            return dict(value)
+        if base == "str | list[str]" and (isinstance(value, str) or isinstance(value, list | tuple)):
+            return value if isinstance(value, str) else [str(v) for v in value]
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ConfigError(f"{name} must be {_KINDS.get(base, base)}, got {value!r} ({type(value).__name__}).")
+
+
+_KINDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a finite number",
+    "str": "text",
+    "list[float]": "a list of numbers",
+    "list[str]": "a list of texts",
+    "dict[str, Any]": "a mapping",
+    "str | list[str]": "a text or a list of texts",
+}
+
+Rule = tuple[str, str, float]
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<=": lambda a, b: a <= b,
+    ">=": lambda a, b: a >= b,
+    "<": lambda a, b: a < b,
+    ">": lambda a, b: a > b,
+}
+
+
+def parse_rule(rule: str) -> Rule:
+    """`'eval/correct < 0.5'` as (metric, operator, number). Raises ConfigError."""
+    match = re.fullmatch(r"\s*(\S+?)\s*(<=|>=|<|>)\s*([-+0-9.eE]+)\s*", rule)
+    try:
+        if match:
+            return match[1], match[2], float(match[3])
+    except ValueError:
+        pass
+    raise ConfigError(f"stop_at: {rule!r} is not of the form 'metric < number' (or <=, >, >=).")

@@ -1,0 +1,1 @@
+"""A replica that answers: it holds the centre, becomes a member, generates, and applies updates."""

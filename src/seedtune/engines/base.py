@@ -1,0 +1,80 @@
+"""What every engine can do. A replica holds theta; everything it is told is small: members, prompts, coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..es.population import Member
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as the dataset has it (text, or messages), and as the model reads it."""
+
+    content: Any
+    ids: tuple[int, ...]
+
+    @property
+    def conversational(self) -> bool:
+        return not isinstance(self.content, str)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to decode. Temperature 0 is greedy, the paper's choice: all variation comes from the parameters."""
+
+    max_completion_length: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the model wrote: new tokens without the end-of-sequence token, their text, and whether it was cut off."""
+
+    ids: tuple[int, ...]
+    text: str
+    truncated: bool
+
+
+class Engine(Protocol):
+    """One replica."""
+
+    def encode(self, prompts: Sequence[Any], max_completion_length: int) -> list[Prompt]:
+        """Tokenise prompts. Raises DataError for one that does not fit the model's context."""
+        ...
+
+    def become(self, member: Member | None) -> None:
+        """Make the weights those of `member`, or of the centre."""
+        ...
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[Completion]:
+        """Decode one chunk, as a unit: what it yields depends on the chunk, the weights and `seed` alone."""
+        ...
+
+    def update(self, members: Sequence[Member], coefficients: NDArray[np.float32], rate: float) -> float:
+        """Apply an update to the centre; returns the Euclidean norm of the step."""
+        ...
+
+    def digest(self) -> str:
+        """The digest of the centre's bits, 16 hexadecimal digits."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the centre as a checkpoint that `from_pretrained` loads unaided."""
+        ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """What the run's header says of the model: name, dtype, scope with parameter ids and shapes."""
+        ...
+
+    def rows_that_fit(self, tokens: int) -> int:
+        """How many rows of `tokens` tokens (prompt and completion) one chunk may hold."""
+        ...

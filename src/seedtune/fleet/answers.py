@@ -1,0 +1,146 @@
+"""What came back from an evaluation: completions, rewards, and the metrics that follow from them."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engines.base import Completion
+from ..es.population import Member
+from ..es.shaping import member_rewards
+from ..tasks.reward import Reward, Scores
+from .plan import Chunk, Questions
+
+Floats = NDArray[np.float64]
+
+
+class Clock:
+    """Seconds by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Completions [member][prompt] and rewards_F_M_P [function, member, prompt] (NaN: left out by the function)."""
+
+    questions: Questions
+    names: tuple[str, ...]
+    completions: list[list[Completion]]
+    rewards_F_M_P: Floats
+    extra: dict[str, list[list[Any]]]
+    logged: dict[str, float]
+    seconds: Mapping[str, float]
+
+    @staticmethod
+    def collect(
+        members: Sequence[Member | None],
+        questions: Questions,
+        rewards: Sequence[Reward],
+        plan: Sequence[Chunk],
+        answered: Sequence[Sequence[Completion]],
+        scored: Sequence[Sequence[Scores]],
+        seconds: Mapping[str, float],
+    ) -> Answers:
+        """Put the chunks' results where they belong: members and prompts in their own order."""
+        shape = (len(rewards), len(members), len(questions.prompts))
+        rewards_F_M_P = np.full(shape, np.nan)
+        completions: list[list[Any]] = [[None] * shape[2] for _ in members]
+        extra: dict[str, list[list[Any]]] = {}
+        metrics: dict[str, list[float]] = defaultdict(list)
+        parts = len(plan) // len(members)
+        for n, (chunk, texts, scores) in enumerate(zip(plan, answered, scored, strict=True)):
+            m = n // parts
+            for f, score in enumerate(scores):
+                for row, reward in zip(chunk.rows, score.rewards, strict=True):
+                    rewards_F_M_P[f, m, row] = np.nan if reward is None else reward
+                for name, values in score.metrics.items():
+                    metrics[name] += values
+                for column, values in score.extra.items():
+                    cells = extra.setdefault(column, [[None] * shape[2] for _ in members])
+                    for row, value in zip(chunk.rows, values, strict=False):
+                        cells[m][row] = value
+            for row, text in zip(chunk.rows, texts, strict=True):
+                completions[m][row] = text
+        logged = {name: float(np.mean(values)) for name, values in metrics.items()}
+        names = tuple(r.name for r in rewards)
+        return Answers(questions, names, completions, rewards_F_M_P, extra, logged, dict(seconds))
+
+    def total_M_P(self, weights: Sequence[float]) -> Floats:
+        """The weighted sum over functions; NaN where every function left the completion out (as TRL)."""
+        weighted = self.rewards_F_M_P[: len(weights)] * np.asarray(weights)[:, None, None]
+        total: Floats = np.nansum(weighted, axis=0)
+        total[np.all(np.isnan(weighted), axis=0)] = np.nan
+        return total
+
+    @property
+    def new_tokens(self) -> int:
+        return sum(len(c.ids) for row in self.completions for c in row)
+
+    def tokens(self) -> int:
+        """Prompt and completion tokens, as TRL counts `num_tokens`."""
+        return self.new_tokens + len(self.completions) * sum(len(p.ids) for p in self.questions.prompts)
+
+    def metrics(self, weights: Sequence[float]) -> dict[str, float]:
+        """TRL's names. `reward` is the mean over members of a member's mean; `reward_std` its spread over members."""
+        flat = [c for row in self.completions for c in row]
+        per_member = member_rewards(self.total_M_P(weights))
+        out = {"reward": _mean(per_member), "reward_std": _std(per_member)}
+        for name, rewards_M_P in zip(self.names[: len(weights)], self.rewards_F_M_P, strict=False):
+            out[f"rewards/{name}/mean"] = _mean(rewards_M_P)
+            out[f"rewards/{name}/std"] = _std(rewards_M_P)
+        out["completions/mean_length"] = float(np.mean([len(c.ids) for c in flat]))
+        out["completions/clipped_ratio"] = float(np.mean([c.truncated for c in flat]))
+        for name, rewards_M_P in zip(self.names[len(weights) :], self.rewards_F_M_P[len(weights) :], strict=True):
+            out[name] = _mean(rewards_M_P)
+        return {**out, **self.logged}
+
+    def rows(self, weights: Sequence[float]) -> list[dict[str, Any]]:
+        """One row a completion, for `completions/`."""
+        total = self.total_M_P(weights)
+        out = []
+        for m, row in enumerate(self.completions):
+            for p, completion in enumerate(row):
+                scores = {name: _plain(self.rewards_F_M_P[f, m, p]) for f, name in enumerate(self.names)}
+                out.append(
+                    {
+                        "member": m,
+                        "prompt_index": self.questions.indices[p],
+                        "prompt": self.questions.prompts[p].content,
+                        "completion": completion.text,
+                        "tokens": len(completion.ids),
+                        "truncated": completion.truncated,
+                        "reward": _plain(total[m, p]),
+                        **scores,
+                        **{column: cells[m][p] for column, cells in self.extra.items()},
+                    }
+                )
+        return out
+
+
+def _mean(values: Floats) -> float:
+    seen = values[~np.isnan(values)]
+    return float(seen.mean()) if seen.size else 0.0
+
+
+def _std(values: Floats) -> float:
+    seen = values[~np.isnan(values)]
+    return float(seen.std()) if seen.size else 0.0
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

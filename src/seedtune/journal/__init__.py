@@ -1,0 +1,1 @@
+"""What happened: the journal, from which the weights follow, and the rest of a run's folder."""

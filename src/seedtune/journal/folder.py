@@ -1,0 +1,122 @@
+"""A run's folder: the files beside the journal. Every file is written to a temporary name and renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunFolderError, SaveError
+from .store import NAME as JOURNAL
+
+METRICS = "metrics.jsonl"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all. Raises SaveError."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        draft.replace(path)
+    except OSError as e:
+        draft.unlink(missing_ok=True)
+        raise SaveError(f"cannot write {path}: {e.strerror or e}. Nothing that was there before has changed.") from e
+
+
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as JSONL, as a whole."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSONL file; a torn last line is left out, a missing file has none."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+class RunFolder:
+    """`output_dir` of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+
+    @property
+    def holds_a_run(self) -> bool:
+        return (self.path / JOURNAL).exists()
+
+    def claim(self, resume: bool) -> None:
+        """Raise RunFolderError when it holds another run (without `resume`), nothing (with it), or is no folder."""
+        if resume and not self.holds_a_run:
+            raise RunFolderError(f"{self.path} holds no run to resume: there is no {JOURNAL}. Check output_dir.")
+        if not resume and self.holds_a_run:
+            raise RunFolderError(
+                f"{self.path} holds another run. Go on with it by --resume, or give another output_dir; "
+                "nothing in it was changed."
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as e:
+            raise RunFolderError(f"cannot write into {self.path}: {e.strerror or e}. Choose another output_dir.") from e
+
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        try:
+            with (self.path / METRICS).open("a", encoding="utf-8") as f:
+                f.write(json.dumps(metrics) + "\n")
+        except OSError as e:
+            raise SaveError(f"cannot write {self.path / METRICS}: {e.strerror or e}.") from e
+
+    def metrics(self, until: int | None = None) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`; with `until`, those of later iterations are dropped from the file first."""
+        rows = read_lines(self.path / METRICS)
+        if until is not None:
+            rows = [row for row in rows if row["step"] <= until]
+            write_lines(self.path / METRICS, rows)
+        return rows
+
+    def completions(self, name: str) -> Path:
+        return self.path / "completions" / f"{name}.jsonl"
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
+
+    def checkpoints(self) -> list[Path]:
+        """Finished checkpoints, oldest first."""
+        found = [p for p in self.path.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+        return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
+
+    def save_checkpoint(self, step: int, write: Callable[[Path], None], limit: int | None = None) -> Path:
+        """Let `write` fill a folder, then give it its name; older ones beyond `limit` are removed after.
+
+        Raises SaveError (a full disk); what was there before is untouched, and no half checkpoint is left.
+        """
+        target = self.path / f"checkpoint-{step}"
+        draft = self.path / f".checkpoint-{step}.{os.getpid()}.tmp"
+        try:
+            draft.mkdir(parents=True)
+            write(draft)
+            if target.exists():
+                shutil.rmtree(target)
+            draft.rename(target)
+        except Exception as e:
+            shutil.rmtree(draft, ignore_errors=True)
+            if not isinstance(e, OSError) and "No space left" not in str(e):
+                raise
+            free = shutil.disk_usage(self.path).free / 2**20
+            raise SaveError(
+                f"cannot save {target}: {getattr(e, 'strerror', None) or e} ({free:.0f} MB free). The journal and the "
+                "checkpoints before are safe: make room, then go on with --resume."
+            ) from e
+        for old in self.checkpoints()[: -limit if limit else 0]:
+            if old != target:
+                shutil.rmtree(old)
+        return target

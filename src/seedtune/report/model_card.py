@@ -1,0 +1,58 @@
+"""The README.md of a checkpoint: what it is, and how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .words import number
+
+
+def model_card(
+    *,
+    base: str,
+    step: int,
+    digest: str,
+    settings: Mapping[str, Any],
+    rewards: Sequence[str],
+    metrics_before: Mapping[str, float],
+    metrics_after: Mapping[str, float],
+    version: str,
+) -> str:
+    """Markdown with the Hub's front matter. Settings, rewards and metrics are the run's own."""
+    rows = [
+        f"| {key.removeprefix('eval/')} | {number(metrics_before.get(key))} | {number(value)} |"
+        for key, value in metrics_after.items()
+        if key.startswith("eval/") and not key.startswith("eval/time")
+    ]
+    table = "\n".join(["| centre, on the evaluation prompts | before | after |", "|---|---|---|", *rows]) if rows else ""
+    shown = ("population_size", "sigma", "learning_rate", "antithetic", "fitness_shaping", "scope", "optimizer", "seed")
+    hub_name = f"base_model: {base}\n" if base.count("/") == 1 and not base.startswith((".", "/", "~")) else ""
+    return f"""---
+library_name: transformers
+{hub_name}tags: [seedtune, evolution-strategies]
+---
+
+# {base}, fine-tuned by Evolution Strategies
+
+{step} iterations of Evolution Strategies (forward passes only, no gradients) on `{base}`, by Seedtune {version},
+for the reward {", ".join(f"`{r}`" for r in rewards)}.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("this folder")
+tokenizer = AutoTokenizer.from_pretrained("this folder")
+```
+
+{table}
+
+| setting | value |
+|---|---|
+{chr(10).join(f"| {key} | {settings[key]} |" for key in shown)}
+
+Digest of the weights before rounding to this checkpoint's dtype: `{digest}`. The run's `journal.jsonl` rebuilds them
+from the base model.
+
+Method: Qiu et al., Evolution Strategies at Scale, arXiv 2509.24372.
+"""

@@ -1,0 +1,261 @@
+"""What a terminal shows while a run goes on: a live panel, or one plain line an iteration where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel as Box
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from .words import answer_text, duration, number, prompt_text, sparkline
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended: what `finish` shows. Rows are those of `completions/eval-*.jsonl`."""
+
+    why: str
+    before: Sequence[Mapping[str, Any]]
+    after: Sequence[Mapping[str, Any]]
+    metrics_before: Mapping[str, float]
+    metrics_after: Mapping[str, float]
+    held_out: bool
+    output_dir: str
+    checkpoint: str | None
+    next_commands: Sequence[str]
+
+
+@dataclass
+class Progress:
+    """Counts; the two displays below draw. A Python user may pass `Progress()` itself for silence."""
+
+    max_steps: int = 0
+    step: int = 0
+    done: int = 0
+    total: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    centre: list[tuple[int, float]] = field(default_factory=list)
+    sample: Mapping[str, Any] | None = None
+    tokens: int = 0
+    seconds: float = 0.0
+    _started: float = 0.0
+    _first: int = 0
+
+    def begin(self, facts: Sequence[tuple[str, str]], first: int, max_steps: int) -> None:
+        """The run starts after iteration `first`."""
+        self.max_steps, self.step, self._first, self._started = max_steps, first, first, time.monotonic()
+
+    def note(self, text: str) -> None:
+        """One thing that the user should know."""
+
+    def chunk(self, done: int, total: int, new_tokens: int) -> None:
+        """`done` of `total` chunks of the iteration (or the evaluation) have been decoded."""
+        self.done, self.total = done, total
+        self.tokens += new_tokens
+
+    def iteration(self, step: int, metrics: Mapping[str, float], sample: Mapping[str, Any]) -> None:
+        self.step, self.metrics, self.sample, self.done = step, metrics, sample, 0
+        self.seconds += metrics.get("time/generate", 0.0)
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.centre.append((step, metrics["eval/reward"]))
+        self.done = 0
+
+    def finish(self, summary: Summary) -> None:
+        """The run is over."""
+
+    def stop(self) -> None:
+        """Give the terminal back, whatever happened."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        finished = self.step - self._first
+        if not finished:
+            return None
+        return (time.monotonic() - self._started) / finished * (self.max_steps - self.step)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.metrics.get("tokens_per_second", 0.0)
+
+
+class Lines(Progress):
+    """One line an iteration, for logs and pipes."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__()
+        self.console = console or Console(highlight=False, soft_wrap=True)
+
+    def begin(self, facts: Sequence[tuple[str, str]], first: int, max_steps: int) -> None:
+        super().begin(facts, first, max_steps)
+        for label, value in facts:
+            self.console.print(Text(f"{label}: {value}"))
+
+    def note(self, text: str) -> None:
+        self.console.print(Text(text))
+
+    def iteration(self, step: int, metrics: Mapping[str, float], sample: Mapping[str, Any]) -> None:
+        super().iteration(step, metrics, sample)
+        left = duration(self.seconds_left)
+        self.console.print(
+            Text(
+                f"iteration {step}/{self.max_steps}  members {number(metrics['reward'])} ± "
+                f"{number(metrics['reward_std'])}  length {metrics['completions/mean_length']:.0f} tokens  "
+                f"{self.tokens_per_second:.0f} tokens/s  left {left}"
+            )
+        )
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        super().evaluated(step, metrics)
+        others = "  ".join(f"{k.removeprefix('eval/')} {number(v)}" for k, v in _truths(metrics).items())
+        self.console.print(Text(f"centre after {step}: reward {number(metrics['eval/reward'])}  {others}".rstrip()))
+
+    def finish(self, summary: Summary) -> None:
+        self.console.print(closing(summary))
+
+
+class Panel(Progress):
+    """A panel that redraws itself."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+        self._live: Live | None = None
+        self._truths: Mapping[str, float] = {}
+
+    def begin(self, facts: Sequence[tuple[str, str]], first: int, max_steps: int) -> None:
+        super().begin(facts, first, max_steps)
+        table = Table.grid(padding=(0, 2))
+        for label, value in facts:
+            table.add_row(Text(label, style="dim"), Text(value))
+        self.console.print(table)
+        self._live = Live(self._draw(), console=self.console, refresh_per_second=4, get_renderable=self._draw)
+        self._live.start()
+
+    def note(self, text: str) -> None:
+        self.console.print(Text(text, style="yellow"))
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        super().evaluated(step, metrics)
+        self._truths = _truths(metrics)
+
+    def stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def finish(self, summary: Summary) -> None:
+        self.stop()
+        self.console.print(closing(summary))
+
+    def _draw(self) -> RenderableType:
+        grid = Table.grid(padding=(0, 2), expand=True)
+        grid.add_column(style="dim", no_wrap=True, width=10)
+        grid.add_column(ratio=1)
+        grid.add_row("iteration", self._bar())
+        if self.metrics:
+            spread = f"{number(self.metrics['reward'])} ± {number(self.metrics['reward_std'])}"
+            grid.add_row("members", Text.assemble((spread, "bold"), ("  reward, mean ± deviation of members", "dim")))
+        if self.centre:
+            values = [v for _, v in self.centre]
+            grid.add_row(
+                "centre",
+                Text.assemble(
+                    (number(values[-1]), "bold green"), f"  {sparkline(values)}", (f"  was {number(values[0])}", "dim")
+                ),
+            )
+        if self._truths:
+            grid.add_row("", Text("  ".join(f"{k.removeprefix('eval/')} {number(v)}" for k, v in self._truths.items())))
+        if self.metrics:
+            length = self.metrics["completions/mean_length"]
+            grid.add_row("speed", f"{self.tokens_per_second:.0f} tokens/s, {length:.0f} tokens an answer")
+        if self.sample:
+            asked = Text(prompt_text(self.sample["prompt"], 70), style="dim", overflow="ellipsis", no_wrap=True)
+            said = Text(answer_text(self.sample["completion"], 240), style="cyan")
+            grid.add_row("a member", Group(asked, said))
+        return Box(grid, title="[bold]seedtune[/bold]", title_align="left", border_style="blue", padding=(0, 1))
+
+    def _bar(self) -> RenderableType:
+        line = Table.grid(padding=(0, 1), expand=True)
+        line.add_column(no_wrap=True)
+        line.add_column(ratio=1)
+        line.add_column(no_wrap=True, justify="right")
+        part = self.done / self.total if self.total and self.done else 0.0
+        now = min(self.step + 1, self.max_steps)
+        within = f" · chunk {self.done}/{self.total}" if self.done else ""
+        line.add_row(
+            Text(f"{now}/{self.max_steps}{within}"),
+            ProgressBar(total=max(self.max_steps, 1), completed=self.step + part),
+            Text(f"{duration(self.seconds_left)} left" if self._first < self.step < self.max_steps else "", style="dim"),
+        )
+        return line
+
+
+def display(console: Console | None = None) -> Progress:
+    """A panel on a terminal, plain lines elsewhere."""
+    console = console or Console()
+    return Panel(console) if console.is_terminal and not console.is_dumb_terminal else Lines()
+
+
+def _truths(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What is measured of the centre besides the reward."""
+    hidden = ("eval/reward", "eval/rewards/", "eval/completions/", "eval/time")
+    return {k: v for k, v in metrics.items() if k.startswith("eval/") and not k.startswith(hidden)}
+
+
+def closing(summary: Summary) -> RenderableType:
+    """The table of answers before and after, the rewards, and what to do next."""
+    shown = min(len(summary.after), len(summary.before), 8)
+    parts: list[RenderableType] = [Text(f"\n{summary.why}", style="bold")]
+    if shown:
+        title = "Held-out prompts" if summary.held_out else "Training prompts (no eval_dataset was given)"
+        table = Table(title=title, title_justify="left", title_style="bold", expand=True, show_lines=True)
+        table.add_column("prompt", ratio=3)
+        table.add_column("before", ratio=4)
+        table.add_column("reward", justify="right", no_wrap=True)
+        table.add_column("after", ratio=3, style="green")
+        table.add_column("reward", justify="right", no_wrap=True)
+        for old, new in zip(summary.before[:shown], summary.after[:shown], strict=True):
+            table.add_row(
+                Text(prompt_text(old["prompt"], 90)),
+                Text(answer_text(old["completion"], 110), style="dim"),
+                number(old["reward"]),
+                Text(answer_text(new["completion"], 110)),
+                number(new["reward"]),
+            )
+        parts.append(table)
+    figures = Table.grid(padding=(0, 3))
+    figures.add_row("", Text("before", style="dim"), Text("after", style="dim"))
+    for key, after in summary.metrics_after.items():
+        if key == "eval/reward" or key in _truths(summary.metrics_after) or key == "eval/completions/mean_length":
+            name = key.removeprefix("eval/").replace("completions/mean_length", "tokens an answer")
+            before = summary.metrics_before.get(key)
+            figures.add_row(name, number(before), Text(number(after), style="bold green"))
+    parts += [Text("The centre, greedy, mean over these prompts" + (" and the rest:" if shown == 8 else ":")), figures]
+    parts.append(Text(f"\nOutput: {summary.output_dir}" + (f"   model: {summary.checkpoint}" if summary.checkpoint else "")))
+    if summary.next_commands:
+        parts.append(Text("Next:"))
+        parts += [Text(f"  {command}", style="bold") for command in summary.next_commands]
+    return Group(*parts)
+
+
+def measured(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, float], limit: int = 12) -> RenderableType:
+    """Answers and their rewards, and the metrics: what `seedtune eval` shows."""
+    table = Table(expand=True, show_lines=True)
+    table.add_column("prompt", ratio=3)
+    table.add_column("answer", ratio=5)
+    table.add_column("reward", justify="right", no_wrap=True)
+    for row in rows[:limit]:
+        table.add_row(Text(prompt_text(row["prompt"], 90)), Text(answer_text(row["completion"], 200)), number(row["reward"]))
+    figures = Table.grid(padding=(0, 3))
+    for key, value in metrics.items():
+        figures.add_row(key.removeprefix("eval/"), Text(number(value), style="bold"))
+    more = [Text(f"... and {len(rows) - limit} more")] if len(rows) > limit else []
+    return Group(table, *more, figures)

@@ -1,0 +1,105 @@
+"""Scoring in processes of their own, with a time limit, while generation goes on."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
+from typing import Any
+
+import cloudpickle
+from loky import ProcessPoolExecutor
+
+from ..errors import RewardError
+from .reward import Batch, Reward, Scores, call
+
+
+class Scorer:
+    """Scores batches with several reward functions; `workers=0` scores in this process, at once and without a limit.
+
+    A function that does not come back within `timeout` seconds stops the run with a RewardError that names it: the
+    worker is killed, no reward is made up.
+    """
+
+    def __init__(self, rewards: Sequence[Reward], *, workers: int, timeout: float) -> None:
+        self.rewards = list(rewards)
+        self.timeout = timeout
+        self._workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+        self._pickled = b""
+        if workers:
+            try:
+                self._pickled = cloudpickle.dumps(self.rewards)
+            except Exception as e:
+                raise RewardError(
+                    f"the reward functions cannot be sent to a scoring process: {e}\n"
+                    "Set reward_workers: 0 to call them in this process (then without a time limit)."
+                ) from None
+
+    def submit(self, batch: Batch) -> Future[list[Scores]]:
+        """Start scoring; the result is one `Scores` a reward function."""
+        if not self._workers:
+            done: Future[list[Scores]] = Future()
+            done.set_result([call(reward, batch) for reward in self.rewards])
+            return done
+        if self._pool is None:
+            environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+            self._pool = ProcessPoolExecutor(self._workers, initializer=_leave_interrupts_to_the_run, env=environment)
+        try:
+            return self._pool.submit(_score, self._pickled, cloudpickle.dumps(batch))  # type: ignore[no-any-return]
+        except BrokenProcessPool as e:
+            raise self._died() from e
+
+    def gather(self, futures: Sequence[Future[list[Scores]]]) -> list[list[Scores]]:
+        """Results in order. Raises RewardError when a function failed, or when nothing came back for `timeout` s."""
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, timeout=self.timeout if self._workers else None, return_when=FIRST_COMPLETED)
+            if not done:
+                self.close()
+                names = " or ".join(repr(r.name) for r in self.rewards)
+                raise RewardError(
+                    f"reward function {names} did not come back within {self.timeout:g} seconds. It may hang, or wait "
+                    "for input; mend it, or raise reward_timeout."
+                )
+        try:
+            return [future.result() for future in futures]
+        except BrokenProcessPool as e:
+            raise self._died() from e
+
+    def _died(self) -> RewardError:
+        names = " or ".join(repr(r.name) for r in self.rewards)
+        return RewardError(
+            f"a scoring process died while it ran reward function {names}: it crashed, exited, or ran out of memory. "
+            "Set reward_workers: 0 to see it fail in this process."
+        )
+
+    def close(self) -> None:
+        """End the workers, at once."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, kill_workers=True)
+            self._pool = None
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def _leave_interrupts_to_the_run() -> None:
+    """Ctrl-C reaches every process of a terminal; the run decides what it means, and still needs its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@lru_cache(maxsize=4)
+def _unpickle(data: bytes) -> list[Reward]:
+    return cloudpickle.loads(data)  # type: ignore[no-any-return]  # noqa: S301  (made by this run's own parent process)
+
+
+def _score(rewards: bytes, batch: bytes) -> list[Scores]:
+    """In the worker. Text-named functions are found again here, by name."""
+    what: Batch = cloudpickle.loads(batch)  # noqa: S301
+    return [call(reward, what) for reward in _unpickle(rewards)]
