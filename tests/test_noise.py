@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_any_split_into_shards_draws_the_same_noise(key, parameter, size, cuts):
     whole = spec.normals(key, parameter, Purpose.FULL, 0, size)
     edges = [0, *sorted(min(c, size) for c in cuts), size]
     shards = []
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in itertools.pairwise(edges):
         shard = np.empty(b - a, np.float32)
         cpu.normals(shard, key, parameter, Purpose.FULL, start=a)
         shards.append(shard)
@@ -158,9 +159,7 @@ def test_fast_digest_equals_the_specification_and_shards_add_up(parameter, size,
         expected = spec.digest(w.bits(), parameter, start)
         assert cpu.digest(w, parameter, start) == expected
         half = size // 2
-        parts = cpu.digest(w.part(0, half), parameter, start) + cpu.digest(
-            w.part(half, size), parameter, start + half
-        )
+        parts = cpu.digest(w.part(0, half), parameter, start) + cpu.digest(w.part(half, size), parameter, start + half)
         assert parts % 2**64 == expected
 
 
@@ -171,7 +170,9 @@ def test_a_digest_sees_one_flipped_bit_a_swap_and_another_parameter():
     flipped[500] ^= 1
     swapped = values.copy()
     swapped[[3, 4]] = swapped[[4, 3]]
-    assert len({digest, spec.digest(flipped, 1), spec.digest(swapped.view(np.uint32), 1), spec.digest(values.view(np.uint32), 2)}) == 4
+    bits = values.view(np.uint32)
+    others = [spec.digest(flipped, 1), spec.digest(swapped.view(np.uint32), 1), spec.digest(bits, 2)]
+    assert len({digest, *others}) == 4
 
 
 def test_parallel_keeps_order_and_covers_everything():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_gpt2, tiny_llama
 
 from seedtune.errors import ConfigError, ModelError
 from seedtune.es.population import Member, Population
@@ -13,6 +12,7 @@ from seedtune.es.update import UpdateRule
 from seedtune.noise import spec
 from seedtune.perturb.full import FullRank
 from seedtune.perturb.scope import select
+from tiny import tiny_gpt2, tiny_llama
 
 
 def full(model, *, dtype=torch.bfloat16, scope="all", sigma=0.01, seed=3, **options):
@@ -79,7 +79,7 @@ def test_subtract_keeps_no_second_copy():
 
 
 def test_1000_tiny_updates_are_not_lost_in_bfloat16():
-    """Each update is far below half a unit in the last place of the live weights; together they are what they sum to."""
+    """Each is far below half a unit in the last place of the live weights; together they are what they sum to."""
     model = tiny_llama(layers=1).to(torch.bfloat16)
     name = "model.layers.0.mlp.up_proj.weight"
     with torch.no_grad():
@@ -134,9 +134,7 @@ def test_anchored_decay_pulls_back_to_the_base():
             perturber.update(members, np.array([1, -1], np.float32), rate=0.1)
 
     def distance(p):
-        return sum(
-            float(torch.sum((p.centre(n, torch.float32) - base.centre(n, torch.float32)) ** 2)) for n in p.names
-        )
+        return sum(float(torch.sum((p.centre(n, torch.float32) - base.centre(n, torch.float32)) ** 2)) for n in p.names)
 
     assert 0 < distance(held) < 0.7 * distance(free)
 

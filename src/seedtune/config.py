@@ -30,7 +30,7 @@ REFUSED = {
     "mask_truncated_completions": "return None from a reward function to leave a completion out",
     "sync_ref_model": "there is no reference model",
     "steps_per_generation": "each generation is used for one update",
-    "per_device_train_batch_size": "set prompts_per_step (prompts an iteration) and generation_batch_size (rows a batch)",
+    "per_device_train_batch_size": "set prompts_per_step, and generation_batch_size for rows a batch",
     "gradient_accumulation_steps": "there are no gradients; set population_size and prompts_per_step",
     "gradient_checkpointing": "there are no activations to save: ES only runs forward",
     "max_grad_norm": "there are no gradients",
@@ -66,7 +66,7 @@ def check_keys(cls: type[Any], given: Mapping[str, Any]) -> None:
 
 
 def checks_keys(cls: type[C]) -> type[C]:
-    """A class decorator: let the constructor itself say why a key is not there, since that is where a TRL user meets it first."""
+    """A class decorator: the constructor itself says why a key is not there; a TRL user meets it there first."""
     made = cls.__init__
 
     @wraps(made)
@@ -74,7 +74,7 @@ def checks_keys(cls: type[C]) -> type[C]:
         check_keys(type(self), kwargs)
         made(self, *args, **kwargs)
 
-    cls.__init__ = init  # type: ignore[misc]
+    cls.__init__ = init  # type: ignore[method-assign]
     return cls
 
 
@@ -85,7 +85,7 @@ class ESConfig:
 
     output_dir: str = setting("Output", "folder of the run", "out", learning=False)
     max_steps: int = setting("Output", "iterations", 100, learning=False)
-    eval_steps: int = setting("Output", "evaluate the centre every N iterations; 0: at start and end", 10, learning=False)
+    eval_steps: int = setting("Output", "evaluate the centre every N iterations; 0: first and last", 10, learning=False)
     save_steps: int = setting("Output", "checkpoint every N iterations; 0: only at the end", 0, learning=False)
     save_total_limit: int | None = setting("Output", "keep the newest N checkpoints", None, learning=False)
     log_completions: bool = setting("Output", "write members' completions to completions/", False, learning=False)
@@ -246,7 +246,7 @@ def _one_of(name: str, value: str, choices: list[str]) -> None:
 
 
 def _coerce(name: str, kind: str, value: Any) -> Any:
-    """`value` as the kind that the field declares; YAML reads 1e-3 as text, so text that is a number is taken as one."""
+    """`value` as the kind that the field declares. YAML reads 1e-3 as text, so text that is a number counts as one."""
     if value is None and "None" in kind:
         return None
     base = kind.replace(" | None", "")
@@ -268,7 +268,7 @@ def _coerce(name: str, kind: str, value: Any) -> Any:
             return list(value)
         if base == "dict[str, Any]" and isinstance(value, Mapping):
             return dict(value)
-        if base == "str | list[str]" and (isinstance(value, str) or isinstance(value, list | tuple)):
+        if base == "str | list[str]" and isinstance(value, str | list | tuple):
             return value if isinstance(value, str) else [str(v) for v in value]
     except (TypeError, ValueError, OverflowError):
         pass

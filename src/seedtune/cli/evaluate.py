@@ -13,7 +13,8 @@ from .options import add_flags, given, refuse_unknown
 
 HELP = "measure a model on a task or a dataset"
 _FLAGS = (
-    "task dataset_name dataset_config dataset_train_split reward_funcs eval_funcs reward_weights max_completion_length "
+    "task dataset_name dataset_config dataset_train_split max_eval_samples reward_funcs eval_funcs reward_weights "
+    "max_completion_length "
     "temperature top_p top_k generation_batch_size chat_template_kwargs reward_workers reward_timeout model_revision "
     "trust_remote_code dtype device threads seed"
 ).split()
@@ -21,7 +22,6 @@ _FLAGS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="Hub id, folder, checkpoint, run folder, or GGUF file")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N prompts only")
     parser.add_argument("--json", metavar="FILE", help="also write metrics and completions to FILE")
     add_flags(parser, only=_FLAGS)
 
@@ -31,22 +31,21 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
 
     from ..report.progress import Progress, measured
     from ..trainer import ESTrainer
-    from .train import data_and_rewards, resolve
+    from .train import data_and_rewards, first, resolve
 
     refuse_unknown(rest)
     # `subtract` keeps no master copy, and nothing is perturbed here.
     args = resolve({}, {**given(parsed), "restore": "subtract"})
     parts = data_and_rewards(args)
-    rows = parts.pop("eval_dataset") or parts["train_dataset"]
-    if parsed.limit is not None:
-        rows = [rows[n] for n in range(min(parsed.limit, len(rows)))]
+    rows = parts.pop("eval_dataset") or first(parts["train_dataset"], args.max_eval_samples)
     parts["train_dataset"] = parts["eval_dataset"] = rows
     trainer = ESTrainer(model=model_of(parsed.model), args=args, progress=Progress(), **parts)
     answers, metrics = trainer.measure()
     table = answers.rows(trainer.weights)
     Console(highlight=False).print(measured(table, metrics))
     if parsed.json:
-        write_text(Path(parsed.json), json.dumps({"metrics": metrics, "completions": table}, indent=2, default=str) + "\n")
+        everything = {"metrics": metrics, "completions": table}
+        write_text(Path(parsed.json), json.dumps(everything, indent=2, default=str) + "\n")
     return 0
 
 

@@ -58,9 +58,8 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     longest = max(len(p.ids) for p in prompts) + args.max_completion_length
     rows = args.generation_batch_size or engine.rows_that_fit(longest)
     for first in range(0, len(prompts), rows):
-        for text, completion in zip(
-            asked[first : first + rows], engine.generate(prompts[first : first + rows], sampling, args.seed), strict=True
-        ):
+        part = slice(first, first + rows)
+        for text, completion in zip(asked[part], engine.generate(prompts[part], sampling, args.seed), strict=True):
             if len(asked) > 1:
                 print(f"> {text}")
             print(completion.text, flush=True)

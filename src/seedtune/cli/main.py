@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from .. import __version__
 from ..errors import SeedtuneError
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, object]]:
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
     from . import evaluate, generate, train
 
     parser = argparse.ArgumentParser(
@@ -39,7 +40,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, object]]:
     )
     parser.add_argument("--version", action="version", version=f"seedtune {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command")
-    commands = {"train": train, "eval": evaluate, "generate": generate}
+    commands: dict[str, Any] = {"train": train, "eval": evaluate, "generate": generate}
     for name, module in commands.items():
         sub = subparsers.add_parser(
             name,
@@ -49,7 +50,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, object]]:
             allow_abbrev=False,
         )
         module.add_arguments(sub)
-    return parser, commands  # type: ignore[return-value]
+    return parser, commands
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

@@ -25,12 +25,14 @@ class RunConfig(ESConfig):
         _DATA, "Hub id, folder, GGUF file, or smollm2-135m-instruct", "smollm2-135m-instruct", learning=False
     )
     task: str | None = setting(_DATA, "a built-in task: conciseness or countdown", None)
-    dataset_name: str | None = setting(_DATA, "JSONL, CSV or Parquet file, folder, or Hub id; needs a 'prompt' column", None)
+    dataset_name: str | None = setting(_DATA, "JSONL, CSV, Parquet, folder, or Hub id; with a 'prompt' column", None)
     dataset_config: str | None = setting(_DATA, "configuration of a Hub dataset", None)
     dataset_train_split: str = setting(_DATA, "split to train on", "train")
-    dataset_test_split: str | None = setting(_DATA, "split to evaluate on; for files: another file", None, learning=False)
-    reward_funcs: list[str] | None = setting(_DATA, "built-in names, package.module.function, or file.py:function", None)
-    eval_funcs: list[str] | None = setting(_DATA, "as reward_funcs; measured on the centre, never optimised", None, learning=False)
+    dataset_test_split: str | None = setting(_DATA, "split (or file) to evaluate on", None, learning=False)
+    max_train_samples: int | None = setting(_DATA, "train on the first N rows only", None)
+    max_eval_samples: int | None = setting(_DATA, "evaluate on the first N rows only", None, learning=False)
+    reward_funcs: list[str] | None = setting(_DATA, "built-in name, package.module.function, file.py:function", None)
+    eval_funcs: list[str] | None = setting(_DATA, "measured on the centre, never optimised", None, learning=False)
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type[ESConfig] = RunConfig, only: Sequence[str] = ()) -> None:

@@ -53,7 +53,7 @@ def resolve(from_file: Mapping[str, Any], from_flags: Mapping[str, Any]) -> RunC
 
 
 def data_and_rewards(args: RunConfig) -> dict[str, Any]:
-    """Datasets and reward functions for the trainer: those of the task, or the user's. Raises ConfigError, DataError."""
+    """Datasets and reward functions for the trainer, the task's or the user's. Raises ConfigError, DataError."""
     task = _task(args.task) if args.task else None
     if task is None and args.dataset_name is None:
         raise ConfigError(
@@ -61,19 +61,32 @@ def data_and_rewards(args: RunConfig) -> dict[str, Any]:
         )
     rewards: Any = args.reward_funcs or (list(task.rewards) if task else None)
     if not rewards:
-        raise ConfigError("reward_funcs is missing: give a built-in name, package.module.function, or file.py:function.")
+        raise ConfigError("reward_funcs is missing: give a built-in name, package.module.function or file.py:function.")
     truths: Any = args.eval_funcs or (list(task.truths) if task else None)
+    test: base.Rows | None
     if args.dataset_name is None:
         assert task is not None
-        return {
-            "train_dataset": task.train, "eval_dataset": task.test, "reward_funcs": rewards, "eval_funcs": truths,
-        }  # fmt: skip
-    train = dataset.load(args.dataset_name, args.dataset_train_split, args.dataset_config)
-    test = None
-    if split := args.dataset_test_split:
-        is_file = split.endswith((".jsonl", ".json", ".csv", ".parquet"))
-        test = dataset.load(split if is_file else args.dataset_name, split, args.dataset_config)
-    return {"train_dataset": train, "eval_dataset": test, "reward_funcs": rewards, "eval_funcs": truths}
+        train, test = task.train, task.test
+    else:
+        train = dataset.load(args.dataset_name, args.dataset_train_split, args.dataset_config)
+        test = _test_split(args)
+    return {
+        "train_dataset": first(train, args.max_train_samples),
+        "eval_dataset": first(test, args.max_eval_samples) if test is not None else None,
+        "reward_funcs": rewards,
+        "eval_funcs": truths,
+    }
+
+
+def _test_split(args: RunConfig) -> base.Rows | None:
+    if (split := args.dataset_test_split) is None:
+        return None
+    is_file = split.endswith((".jsonl", ".json", ".csv", ".parquet"))
+    return dataset.load(split if is_file else str(args.dataset_name), split, args.dataset_config)
+
+
+def first(rows: base.Rows, count: int | None) -> base.Rows:
+    return rows if count is None else [rows[n] for n in range(min(count, len(rows)))]
 
 
 def _task(name: str) -> base.Task:

@@ -64,9 +64,7 @@ class HFEngine:
         chosen = select(model, scope)
         self._kept = self._cast_the_rest(chosen)
         self.model.to(self.device)
-        self.full = FullRank(
-            chosen, seed=seed, sigma=sigma, dtype=self._dtype, noise=noise, restore=restore, rule=rule
-        )  # fmt: skip
+        self.full = FullRank(chosen, seed=seed, sigma=sigma, dtype=self._dtype, noise=noise, restore=restore, rule=rule)
         self._own_generation_config = model.generation_config
         self.model.generation_config = self._plain_generation_config()
 
@@ -109,8 +107,8 @@ class HFEngine:
                 ids = self._apply_chat_template(content)
             if self.context is not None and len(ids) + max_completion_length > self.context:
                 raise DataError(
-                    f"prompt {number} has {len(ids)} tokens; with max_completion_length {max_completion_length} that is "
-                    f"more than the model's context of {self.context}. Shorten the prompt or the completion.\n"
+                    f"prompt {number} has {len(ids)} tokens; with max_completion_length {max_completion_length} that is more "
+                    f"than the model's context of {self.context}. Shorten the prompt or the completion.\n"
                     f"  {str(content)[:100]!r}"
                 )
             encoded.append(Prompt(content, tuple(ids)))
@@ -131,7 +129,7 @@ class HFEngine:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
 
     def rows_that_fit(self, tokens: int) -> int:
-        """Rows of a chunk so that keys, values and logits fit a budget: 1 GiB on the CPU, half of a GPU's free memory."""
+        """Rows of a chunk so that keys, values and logits fit: 1 GiB on the CPU, half of a GPU's free memory."""
         config = self.model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -140,7 +138,7 @@ class HFEngine:
         budget = _CPU_BUDGET
         if self.device.type == "cuda":
             budget = torch.cuda.mem_get_info(self.device)[0] // 2
-        return max(1, min(budget // row, 256))
+        return max(1, min(int(budget // row), 256))
 
     # --- members ------------------------------------------------------------------------------------------------------
 
@@ -193,7 +191,8 @@ class HFEngine:
     def _completion(self, ids: list[int]) -> Completion:
         end = next((n for n, token in enumerate(ids) if token in self._stops), None)
         kept = ids[:end]
-        return Completion(tuple(kept), self.tokenizer.decode(kept, skip_special_tokens=True), truncated=end is None)
+        text = str(self.tokenizer.decode(kept, skip_special_tokens=True))
+        return Completion(tuple(kept), text, truncated=end is None)
 
     # --- files --------------------------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer alone, for a model object that the user loaded. Raises ModelError."""
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(name)  # type: ignore[no-any-return]
+            return AutoTokenizer.from_pretrained(name)
     except Exception as e:
         raise ModelError(
             f"no tokenizer found for the model object (its name is {name!r}): pass one as processing_class."
@@ -114,15 +114,13 @@ def _why_not(name: str, error: Exception) -> str:
     kinds = {type(e).__name__ for e in chain}
     text = str(error)
     if "GatedRepoError" in kinds or "gated repo" in text:
-        return (
-            f"model {name!r} is gated: accept its licence on its Hub page, then run `hf auth login` and try again."
-        )
+        return f"model {name!r} is gated: accept its licence on its Hub page, then run `hf auth login` and try again."
     if kinds & {"RepositoryNotFoundError", "LocalEntryNotFoundError", "ConnectError", "OfflineModeIsEnabled"} or (
         isinstance(error, OSError) and not Path(name).exists()
     ):
         return (
-            f"cannot find model {name!r}: it is neither a folder here nor a model that the Hub (or the local cache, when "
-            "offline) gives out. Check the spelling; a private model needs `hf auth login`. "
+            f"cannot find model {name!r}: it is neither a folder here nor a model that the Hub (when offline: the local "
+            "cache) gives out. Check the spelling; a private model needs `hf auth login`. "
             f"Without a network, {EMBEDDED!r} works."
         )
     if "safetensors" in text:
@@ -145,5 +143,3 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-

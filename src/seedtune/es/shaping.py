@@ -1,4 +1,4 @@
-"""Rewards to fitness. Every function takes rewards_M_P [members, prompts] (NaN: left out) and gives fitness_M [members].
+"""Rewards to fitness: from rewards_M_P [members, prompts] (NaN: left out) to fitness_M [members].
 
 Arithmetic is float64 on the host that drives the run; the result is journaled, so replay never repeats it.
 """
@@ -22,14 +22,16 @@ class DegenerateRewardsWarning(UserWarning):
 def member_rewards(rewards_M_P: Floats) -> Floats:
     """R_n: a member's mean over the prompts that were scored; NaN where none was."""
     counts = np.sum(~np.isnan(rewards_M_P), axis=1)
-    sums = np.nansum(rewards_M_P, axis=1)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    sums: Floats = np.nansum(rewards_M_P, axis=1)
+    means: Floats = sums / np.maximum(counts, 1)
+    means[counts == 0] = np.nan
+    return means
 
 
 def zscore(rewards_M_P: Floats) -> Floats:
     """Z_n = (R_n - mean) / (std + 1e-8), population standard deviation. Qiu et al., Algorithm 2, line "normalise"."""
     r = member_rewards(rewards_M_P)
-    return (r - np.nanmean(r)) / (np.nanstd(r) + 1e-8)
+    return np.asarray((r - np.nanmean(r)) / (np.nanstd(r) + 1e-8), dtype=np.float64)
 
 
 def centered_rank(rewards_M_P: Floats) -> Floats:
@@ -93,7 +95,7 @@ def shape(rewards_M_P: Floats, shaping: str) -> Floats:
 
 
 def all_equal(rewards: Floats) -> bool:
-    """Whether rewards (per column, if there are columns) differ by no more than summation could have made them differ."""
+    """Whether rewards (in each column, if there are columns) differ by no more than summation rounds."""
     columns = rewards[:, None] if rewards.ndim == 1 else rewards
     for column in columns.T:
         seen = column[~np.isnan(column)]

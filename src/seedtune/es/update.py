@@ -89,7 +89,8 @@ def apply(
     c1, c2 = (f(c) for c in rule.corrections(steps))
     step = g
     if rule.optimizer == "adam":
-        assert m is not None and v is not None
+        assert m is not None
+        assert v is not None
         m = b1 * m + (f(1) - b1) * g
         v = b2 * v + (f(1) - b2) * (g * g)
         step = (m / c1) / (np.sqrt(v / c2) + f(rule.epsilon))

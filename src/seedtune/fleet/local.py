@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines.base import Completion, Engine, Sampling
-from ..es.population import Member
+from ..es.population import Member, Population
 from ..tasks.pool import Scorer
 from ..tasks.reward import Batch, Scores
 from .answers import Answers, Clock
@@ -23,8 +23,11 @@ OnChunk = Callable[[int, int, list[Completion]], None]
 class LocalFleet:
     """The fleet of one. `interrupted` is asked between chunks; when it says yes, `Interrupted` is raised."""
 
-    def __init__(self, engine: Engine, *, sampling: Sampling, rows_at_once: int, seed: int) -> None:
+    def __init__(
+        self, engine: Engine, population: Population, sampling: Sampling, *, rows_at_once: int, seed: int
+    ) -> None:
         self.engine = engine
+        self.population = population
         self.sampling = sampling
         self.rows_at_once = rows_at_once
         self.seed = seed
@@ -35,10 +38,9 @@ class LocalFleet:
         members: Sequence[Member | None],
         questions: Questions,
         scorer: Scorer,
-        *,
         iteration: int,
-        state: Mapping[str, Any] | None = None,
-        on_chunk: OnChunk = lambda done, total, completions: None,
+        state: Mapping[str, Any],
+        on_chunk: OnChunk,
     ) -> Answers:
         """Every member answers every question, in the chunks of the plan; rewards are scored while decoding goes on."""
         plan = cut(members, questions, self.rows_at_once, self.seed, iteration)
@@ -54,7 +56,7 @@ class LocalFleet:
                 prompts = [questions.prompts[row] for row in chunk.rows]
                 completions = self.engine.generate(prompts, self.sampling, chunk.seed)
             answered.append(completions)
-            scored.append(scorer.submit(to_score(chunk, completions, questions, state or {})))
+            scored.append(scorer.submit(to_score(chunk, completions, questions, state)))
             on_chunk(number, len(plan), completions)
         with clock.measure("perturb"):
             self.engine.become(None)
@@ -62,8 +64,12 @@ class LocalFleet:
             scores = scorer.gather(scored)
         return Answers.collect(members, questions, scorer.rewards, plan, answered, scores, clock.seconds)
 
-    def update(self, members: Sequence[Member], coefficients: NDArray[np.float32], rate: float) -> float:
-        return self.engine.update(members, coefficients, rate)
+    def update(self, iteration: int, coefficients: NDArray[np.float32], rate: float) -> float:
+        """Every replica applies an iteration's update from seeds and scalars. Returns the step's norm."""
+        return self.engine.update(self.population.ask(iteration), coefficients, rate)
+
+    def describe(self) -> Mapping[str, Any]:
+        return self.engine.describe()
 
     def digest(self) -> str:
         return self.engine.digest()
@@ -76,9 +82,7 @@ class Interrupted(Exception):
     """The user asked to stop before the iteration was finished. The centre is as the last update left it."""
 
 
-def to_score(
-    chunk: Chunk, completions: Sequence[Completion], questions: Questions, state: Mapping[str, Any]
-) -> Batch:
+def to_score(chunk: Chunk, completions: Sequence[Completion], questions: Questions, state: Mapping[str, Any]) -> Batch:
     """A chunk as reward functions see it: conversational prompts get conversational completions, as in TRL."""
     prompts = [questions.prompts[row] for row in chunk.rows]
     return Batch(
@@ -91,5 +95,3 @@ def to_score(
         columns={name: [values[row] for row in chunk.rows] for name, values in questions.columns.items()},
         state=state,
     )
-
-

@@ -48,7 +48,7 @@ _shuffled = lru_cache(maxsize=2)(spec.permutation)
 
 
 def draw(seed: int, iteration: int, count: int | None, size: int) -> list[int]:
-    """The prompts of iteration 1, 2, ...: `count` after `count` through a new shuffle each epoch; None is all of them."""
+    """The prompts of iteration 1, 2, ...: the next `count` through a new shuffle each epoch; None: all of them."""
     if count is None:
         return list(range(size))
     first = (iteration - 1) * count

@@ -76,5 +76,5 @@ def _append(path: Path, text: str, new: bool = False) -> None:
         if path.exists():
             os.truncate(path, size)
         raise SaveError(
-            f"cannot write {path}: {e.strerror or e}. The iterations before are safe: mend that, then go on with --resume."
+            f"cannot write {path}: {e.strerror or e}. The iterations before are safe: mend it, then use --resume."
         ) from e

@@ -32,7 +32,7 @@ _W0, _W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 
 
 class Weights(NamedTuple):
-    """A flat run of weights as numba sees it: 16-bit formats by their bits, float32 as it is; one of the two is empty."""
+    """A flat run of weights as numba sees it: 16-bit formats by their bits, or float32; the other is empty."""
 
     bits16: NDArray[np.uint16]
     values32: NDArray[np.float32]
@@ -214,9 +214,29 @@ def _step(tile, g, m, v, anchor, rate, decay, beta1, beta2, epsilon, correction1
 
 @numba.njit(nogil=True, cache=True)
 def _update(  # type: ignore[no-untyped-def]
-    w16, w32, w_format, size, k0s, k1s, coefficients, start, table, parameter,
-    m, v, a16, a32, a_format, rate, decay, beta1, beta2, epsilon, correction1, correction2,
-):  # fmt: skip
+    w16,
+    w32,
+    w_format,
+    size,
+    k0s,
+    k1s,
+    coefficients,
+    start,
+    table,
+    parameter,
+    m,
+    v,
+    a16,
+    a32,
+    a_format,
+    rate,
+    decay,
+    beta1,
+    beta2,
+    epsilon,
+    correction1,
+    correction2,
+):
     x = np.empty(4 * (_TILE_BLOCKS + 1), np.uint32)
     noise_buffer = np.empty(_TILE, np.float32)
     sum_buffer = np.empty(_TILE, np.float32)
@@ -236,9 +256,7 @@ def _update(  # type: ignore[no-untyped-def]
         if anchored:
             _load(anchor_buffer[:n], a16[i:j], a32[i:j], a_format)
         noise[:] = tile
-        _step(
-            tile, g, m[i:j], v[i:j], anchor_buffer[:n], rate, decay, beta1, beta2, epsilon, correction1, correction2
-        )  # fmt: skip
+        _step(tile, g, m[i:j], v[i:j], anchor_buffer[:n], rate, decay, beta1, beta2, epsilon, correction1, correction2)
         for q in range(n):
             moved += np.float64(tile[q] - noise[q]) ** 2
         _store(w16[i:j], w32[i:j], w_format, tile)
@@ -263,17 +281,22 @@ def _digest(bits, parameter, start):  # type: ignore[no-untyped-def]
 
 def normals(out: NDArray[np.float32], key: Key, parameter: int, purpose: Purpose, start: int = 0) -> None:
     """Fill `out` with the normals of elements `start`...; as `spec.normals`."""
-    _normals(
-        out, start, spec.table(), np.uint32(parameter), np.uint32(purpose), np.uint32(key[0]), np.uint32(key[1])
-    )  # fmt: skip
+    _normals(out, start, spec.table(), np.uint32(parameter), np.uint32(purpose), np.uint32(key[0]), np.uint32(key[1]))
 
 
 def perturb(out: Weights, source: Weights, scale: float, key: Key, parameter: int, start: int = 0) -> None:
     """out = round(source + float32(scale) * noise). `out` and `source` may be the same weights; scale 0 only rounds."""
     _perturb(
-        *out, *source, len(out), np.float32(scale), start, spec.table(),
-        np.uint32(parameter), np.uint32(key[0]), np.uint32(key[1]),
-    )  # fmt: skip
+        *out,
+        *source,
+        len(out),
+        np.float32(scale),
+        start,
+        spec.table(),
+        np.uint32(parameter),
+        np.uint32(key[0]),
+        np.uint32(key[1]),
+    )
 
 
 class Step(NamedTuple):
@@ -308,9 +331,19 @@ def update(
     k1s = np.array([k[1] for k in keys], np.uint32)
     return float(
         _update(
-            *weights, len(weights), k0s, k1s, coefficients.astype(np.float32), start, spec.table(),
-            np.uint32(parameter), momentum, second_moment, *anchor, *(np.float32(x) for x in step),
-        )  # fmt: skip
+            *weights,
+            len(weights),
+            k0s,
+            k1s,
+            coefficients.astype(np.float32),
+            start,
+            spec.table(),
+            np.uint32(parameter),
+            momentum,
+            second_moment,
+            *anchor,
+            *(np.float32(x) for x in step),
+        )
     )
 
 

@@ -164,7 +164,7 @@ def digest(bits: NDArray[np.uint16] | NDArray[np.uint32], parameter: int, start:
 
 
 def permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
-    """An order of `size` prompts for an epoch: they are sorted by 64 bits of Philox(counter = (epoch, index, 0, tag))."""
+    """An order of `size` prompts for an epoch: sorted by 64 bits of Philox(counter = (epoch, index, 0, tag))."""
     counter = np.zeros((size, 4), dtype=np.uint32)
     counter[:, 0] = epoch
     counter[:, 1] = np.arange(size)

@@ -126,16 +126,12 @@ class FullRank:
             return 0.0
         keys = [spec.member_key(self.seed, members[0].iteration, pair) for pair in pairs]
         rule = self.rule
-        step = Step(
-            rate, rule.weight_decay, rule.beta1, rule.beta2, rule.epsilon, *rule.corrections(self.steps)
-        )  # fmt: skip
+        step = Step(rate, rule.weight_decay, rule.beta1, rule.beta2, rule.epsilon, *rule.corrections(self.steps))
 
         def work(n: int, a: int, b: int) -> float:
             anchor = self._anchor[n].part(a, b) if self._anchor else NO_WEIGHTS
             weights = self._centre[n].part(a, b)
-            return cpu.update(
-                weights, keys, merged, self.ids[n], step, self._m[n][a:b], self._v[n][a:b], anchor, a
-            )  # fmt: skip
+            return cpu.update(weights, keys, merged, self.ids[n], step, self._m[n][a:b], self._v[n][a:b], anchor, a)
 
         moved = cpu.parallel(work, self._ranges)
         if self.exact:

@@ -6,6 +6,7 @@ import re
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import ConfigError, ModelError
@@ -49,9 +50,7 @@ def select(model: nn.Module, scope: str) -> dict[str, nn.Parameter]:
 
 
 def _linear_weights(model: nn.Module) -> set[str]:
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     return {
-        f"{name}.weight"
-        for name, module in model.named_modules()
-        if isinstance(module, _LINEAR) and module is not head
+        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, _LINEAR) and module is not head
     }

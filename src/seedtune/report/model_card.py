@@ -25,7 +25,8 @@ def model_card(
         for key, value in metrics_after.items()
         if key.startswith("eval/") and not key.startswith("eval/time")
     ]
-    table = "\n".join(["| centre, on the evaluation prompts | before | after |", "|---|---|---|", *rows]) if rows else ""
+    head = ["| centre, on the evaluation prompts | before | after |", "|---|---|---|"]
+    table = "\n".join([*head, *rows]) if rows else ""
     shown = ("population_size", "sigma", "learning_rate", "antithetic", "fitness_shaping", "scope", "optimizer", "seed")
     hub_name = f"base_model: {base}\n" if base.count("/") == 1 and not base.startswith((".", "/", "~")) else ""
     return f"""---

@@ -1,4 +1,4 @@
-"""What a terminal shows while a run goes on: a live panel, or one plain line an iteration where there is no terminal."""
+"""What a terminal shows while a run goes on: a live panel, or plain lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -190,10 +190,11 @@ class Panel(Progress):
         part = self.done / self.total if self.total and self.done else 0.0
         now = min(self.step + 1, self.max_steps)
         within = f" · chunk {self.done}/{self.total}" if self.done else ""
+        left = f"{duration(self.seconds_left)} left" if self._first < self.step < self.max_steps else ""
         line.add_row(
             Text(f"{now}/{self.max_steps}{within}"),
             ProgressBar(total=max(self.max_steps, 1), completed=self.step + part),
-            Text(f"{duration(self.seconds_left)} left" if self._first < self.step < self.max_steps else "", style="dim"),
+            Text(left, style="dim"),
         )
         return line
 
@@ -239,7 +240,7 @@ def closing(summary: Summary) -> RenderableType:
             before = summary.metrics_before.get(key)
             figures.add_row(name, number(before), Text(number(after), style="bold green"))
     parts += [Text("The centre, greedy, mean over these prompts" + (" and the rest:" if shown == 8 else ":")), figures]
-    parts.append(Text(f"\nOutput: {summary.output_dir}" + (f"   model: {summary.checkpoint}" if summary.checkpoint else "")))
+    parts.append(Text(f"\nOutput: {summary.output_dir}"))
     if summary.next_commands:
         parts.append(Text("Next:"))
         parts += [Text(f"  {command}", style="bold") for command in summary.next_commands]
@@ -253,7 +254,8 @@ def measured(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, float], li
     table.add_column("answer", ratio=5)
     table.add_column("reward", justify="right", no_wrap=True)
     for row in rows[:limit]:
-        table.add_row(Text(prompt_text(row["prompt"], 90)), Text(answer_text(row["completion"], 200)), number(row["reward"]))
+        asked, said = prompt_text(row["prompt"], 90), answer_text(row["completion"], 200)
+        table.add_row(Text(asked), Text(said), number(row["reward"]))
     figures = Table.grid(padding=(0, 3))
     for key, value in metrics.items():
         figures.add_row(key.removeprefix("eval/"), Text(number(value), style="bold"))

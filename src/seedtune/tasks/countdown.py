@@ -87,9 +87,7 @@ def countdown(completions: list[Any], numbers: list[list[int]], target: list[int
 
 def accuracy(completions: list[Any], numbers: list[list[int]], target: list[int], **_: Any) -> list[float]:
     """1 when the answer is right: the percentage of the paper's Table 1."""
-    return [
-        float(answer_is_right(text_of(c), n, t)) for c, n, t in zip(completions, numbers, target, strict=True)
-    ]
+    return [float(answer_is_right(text_of(c), n, t)) for c, n, t in zip(completions, numbers, target, strict=True)]
 
 
 def prompt(numbers: list[int], target: int) -> str:

@@ -1,4 +1,4 @@
-"""A user's data: a local JSONL, JSON, CSV or Parquet file, a folder or Hub id that `datasets` reads, or rows as they are."""
+"""A user's data: a JSONL, JSON, CSV or Parquet file, a folder or Hub id that `datasets` reads, or rows."""
 
 from __future__ import annotations
 

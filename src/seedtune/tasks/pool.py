@@ -96,10 +96,10 @@ def _leave_interrupts_to_the_run() -> None:
 
 @lru_cache(maxsize=4)
 def _unpickle(data: bytes) -> list[Reward]:
-    return cloudpickle.loads(data)  # type: ignore[no-any-return]  # noqa: S301  (made by this run's own parent process)
+    return cloudpickle.loads(data)  # type: ignore[no-any-return]  # made by this run's own process
 
 
 def _score(rewards: bytes, batch: bytes) -> list[Scores]:
     """In the worker. Text-named functions are found again here, by name."""
-    what: Batch = cloudpickle.loads(batch)  # noqa: S301
+    what: Batch = cloudpickle.loads(batch)
     return [call(reward, what) for reward in _unpickle(rewards)]

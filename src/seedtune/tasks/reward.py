@@ -34,7 +34,7 @@ GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra
 
 @dataclass(frozen=True)
 class Reward:
-    """A named reward function, given as a callable or as text: `name`, `package.module.function`, `file.py:function`."""
+    """A named reward function: a callable, or text (`name`, `package.module.function`, `file.py:function`)."""
 
     source: str | Callable[..., Any]
 
@@ -63,7 +63,7 @@ class Reward:
             unwanted = [c for c in (*columns, *GIVEN) if c != "prompt" and c not in {p.name for p in named}]
             if unwanted:
                 raise RewardError(
-                    f"reward function {self.name!r} is called with every column and with {', '.join(GIVEN)}, as in TRL, "
+                    f"reward function {self.name!r} is called with every column and {', '.join(GIVEN)}, as in TRL, "
                     f"but does not take {unwanted[0]!r}: add **kwargs to its parameters."
                 )
 
@@ -95,7 +95,8 @@ def _import_file(path: str) -> Any:
         raise RewardError(f"reward file {path!r} does not exist (looked in {Path.cwd()}).")
     name = f"seedtune_rewards_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -1,0 +1,146 @@
+"""A run on disk: started, resumed, recorded, saved. What the trainer knows of files is here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .config import ESConfig
+from .config_file import to_yaml
+from .environment import environment, software
+from .errors import JournalError
+from .fleet.answers import Answers
+from .fleet.local import LocalFleet
+from .journal import record
+from .journal.folder import RunFolder, read_lines, write_lines, write_text
+from .journal.record import Iteration
+from .journal.store import Journal
+from .report.model_card import model_card
+from .report.progress import Summary
+
+
+class Run:
+    """The folder, the journal and the history of one run."""
+
+    def __init__(self, args: ESConfig, fleet: LocalFleet, rewards: list[str]) -> None:
+        self.args, self.fleet, self.rewards = args, fleet, rewards
+        self.folder = RunFolder(args.output_dir)
+        self.history: list[dict[str, Any]] = []
+        self._journal: Journal | None = None
+
+    @property
+    def journal(self) -> Journal:
+        assert self._journal is not None, "start or resume the run first"
+        return self._journal
+
+    @property
+    def step(self) -> int:
+        """Iterations done."""
+        return len(self._journal.iterations) if self._journal else 0
+
+    # --- beginning ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Write what is known before the first iteration. Raises RunFolderError when the folder holds another run."""
+        self.folder.claim(resume=False)
+        write_text(self.folder.path / "config.resolved.yaml", to_yaml(self.args))
+        write_text(self.folder.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        self._journal = Journal.create(self.folder.path, self._header())
+
+    def resume(self, note: Callable[[str], None]) -> None:
+        """Rebuild the centre by repeating the journal's updates, and check every digest on the way."""
+        self.folder.claim(resume=True)
+        journal, torn = Journal.read(self.folder.path)
+        if torn:
+            note(f"Note: {torn}.")
+        record.same_learning(journal.header, self._header())
+        for it in journal.iterations:
+            self.fleet.update(it.t, it.coefficients_M, it.learning_rate)
+            if self.fleet.digest() != it.digest:
+                raise JournalError(
+                    f"after iteration {it.t} of {journal.path} the weights do not have the digest that the journal "
+                    "gives: the journal, or this machine's arithmetic, is not what it was."
+                )
+        self._journal = journal
+        self.history = self.folder.metrics(until=self.step)
+        note(f"Resumed after iteration {self.step}: the weights were rebuilt from the base model and the journal.")
+
+    def _header(self) -> dict[str, Any]:
+        base = {**self.fleet.describe(), "digest": self.fleet.digest()}
+        return record.header(base, self.args.learning_part(), software())
+
+    # --- going on -----------------------------------------------------------------------------------------------------
+
+    def record(self, iteration: Iteration, metrics: Mapping[str, float]) -> None:
+        """An iteration counts as done when its journal line is on disk; its metrics are written before."""
+        line = {"step": iteration.t, **metrics}
+        self.folder.append_metrics(line)
+        self.journal.append(iteration)
+        self.history.append(line)
+
+    def record_evaluation(self, answers: Answers, weights: list[float], metrics: Mapping[str, float]) -> None:
+        write_lines(self.folder.completions(f"eval-{self.step}"), answers.rows(weights))
+        line = {"step": self.step, **metrics}
+        self.folder.append_metrics(line)
+        self.history.append(line)
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The evaluations of the centre, oldest first."""
+        return [line for line in self.history if "eval/reward" in line]
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion tokens so far."""
+        return max((line.get("num_tokens", 0) for line in self.history), default=0)
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+
+    def save(self) -> Path:
+        """`checkpoint-N`, whole or not at all. Raises SaveError."""
+        return self.folder.save_checkpoint(self.step, self.write_model, self.args.save_total_limit)
+
+    def write_model(self, folder: Path) -> None:
+        """The centre as a folder that `from_pretrained` loads, with a model card."""
+        self.fleet.save(folder)
+        before, after = self._first_and_last()
+        card = model_card(
+            base=str(self.fleet.describe()["model"]),
+            step=self.step,
+            digest=self.fleet.digest(),
+            settings=self.args.to_dict(),
+            rewards=self.rewards,
+            metrics_before=before,
+            metrics_after=after,
+            version=__version__,
+        )
+        write_text(folder / "README.md", card)
+
+    def summary(self, why: str, checkpoint: Path, held_out: bool, interrupted: bool) -> Summary:
+        """How the run ended, from what is on disk."""
+        before, after = self._first_and_last()
+        commands = [f'seedtune generate {checkpoint} "your prompt"']
+        if interrupted and "model_name_or_path" in self.args.to_dict():
+            commands.insert(0, f"seedtune train --config {self.folder.path}/config.resolved.yaml --resume")
+        elif interrupted:
+            commands.insert(0, "trainer.train(resume_from_checkpoint=True)")
+        return Summary(
+            why,
+            self._answers(before),
+            self._answers(after),
+            before,
+            after,
+            held_out,
+            str(self.folder.path),
+            str(checkpoint),
+            commands,
+        )
+
+    def _first_and_last(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return (self.evaluations[0], self.evaluations[-1]) if self.evaluations else ({}, {})
+
+    def _answers(self, evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return read_lines(self.folder.completions(f"eval-{evaluation['step']}")) if evaluation else []

@@ -1,0 +1,17 @@
+"""Shared fixtures. Tests never reach for the network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+from tiny import save_tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A tiny float32 Llama with a byte tokenizer, as a folder."""
+    return save_tiny(tmp_path_factory.mktemp("tiny"))

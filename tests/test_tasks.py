@@ -1,0 +1,176 @@
+"""Tasks: gold answers score full marks, hacks score none; data is read, or refused clearly."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seedtune.errors import DataError
+from seedtune.tasks import conciseness, countdown, dataset
+from seedtune.tasks.base import builtin
+
+
+def score(function, row, text):
+    columns = {k: [v] for k, v in row.items() if k != "prompt"}
+    return function(prompts=[row["prompt"]], completions=[text], completion_ids=[[]], **columns)[0]
+
+
+@pytest.mark.parametrize("name", ["conciseness", "countdown"])
+def test_gold_scores_full_marks_and_hacks_score_none(name):
+    task = builtin(name)
+    for row in [*task.train[:20], *task.test[:20]]:
+        for reward in task.rewards:
+            assert score(reward, row, task.gold(row)) == pytest.approx(task.full_marks)
+        for truth in task.truths:
+            assert score(truth, row, task.gold(row)) == 1
+        for n, hack in enumerate(task.hacks):
+            text = hack(row)
+            assert min(score(t, row, text) for t in task.truths) == 0, (n, text)
+            if name == "countdown":
+                assert score(task.rewards[0], row, text) <= 0.1, (n, text)
+
+
+@pytest.mark.parametrize("name", ["conciseness", "countdown"])
+def test_train_and_test_are_disjoint(name):
+    task = builtin(name)
+    assert not {json.dumps(r["prompt"]) for r in task.train} & {json.dumps(r["prompt"]) for r in task.test}
+
+
+def test_conciseness_rewards_length_in_characters_as_the_paper():
+    assert conciseness.conciseness(completions=["Paris", "The city of Paris", ""], solution=["Paris"] * 3) == [0, -12, -5]
+    chat = [[{"role": "assistant", "content": "84."}]]
+    assert conciseness.conciseness(completions=chat, solution=["84"]) == [-1]
+
+
+def test_correct_wants_the_solution_as_a_word():
+    said = ["It is 7.", "17", "seven", "7 days"]
+    assert conciseness.correct(completions=said, solution=["7"] * 4) == [1, 0, 0, 1]
+    assert conciseness.answered(completions=["", " .", "a"]) == [0, 0, 1]
+
+
+def test_the_papers_eight_are_the_test_set():
+    assert len(conciseness.TEST) == 8
+    assert conciseness.TEST[0] == ("What is the capital of France?", "Paris")
+
+
+# --- Countdown --------------------------------------------------------------------------------------------------------
+
+
+def test_countdown_problems_have_the_papers_shape():
+    task = builtin("countdown")
+    assert (len(task.train), len(task.test)) == (200, 2000)
+    sizes = Counter(len(r["numbers"]) for r in task.train)
+    assert sizes == {3: 100, 4: 100}
+    keys = [(tuple(sorted(r["numbers"])), r["target"]) for r in [*task.train, *task.test]]
+    assert len(set(keys)) == 2200
+    assert task.train[0]["prompt"].endswith("Let me solve this step by step.\n<think>")
+    assert task.train == builtin("countdown").train
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1 + 2 * 3", 7), ("(1 + 2) / 4", Fraction(3, 4)), ("8 / (3 - 8 / 3)", 24), (" 5 ", 5)],
+)
+def test_arithmetic_is_exact(text, value):
+    assert countdown.evaluate(text)[0] == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2 ** 9", "7 // 2", "72e0", "-3 + 5", "+3", "1 if 1 else 2", "__import__('os')", "1_0", "0x1", "9" * 101, "", "1 +",
+     "(1", "1, 2", "07", "²", "1\n+1", "1 2", "()", "3(4)", "9999999999"],
+)  # fmt: skip
+def test_anything_else_is_refused(text):
+    with pytest.raises(ValueError, match=r"allowed|not an arithmetic"):
+        countdown.evaluate(text)
+
+
+def test_answers():
+    right = "so</think>\n<answer>(44 + 19) - 35</answer>"
+    assert countdown.answer_is_right(right, [44, 19, 35], 28)
+    assert not countdown.answer_is_right(right, [44, 19, 35], 29)
+    assert not countdown.answer_is_right("<answer>28</answer>", [44, 19, 35], 28)
+    assert not countdown.answer_is_right("<answer>44 + 19 - 35 + 35 - 35</answer>", [44, 19, 35], 28)
+    assert not countdown.answer_is_right("<answer>1 / 0</answer>", [1, 0], 1)
+    assert countdown.answer_is_right("<answer>1</answer> no: <answer> 28 </answer>", [28], 28)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x</think>\n<answer>1</answer>", 1.0),
+        ("x</think>\n<answer>1</answer> and more", 0.6),
+        ("x</think> <answer>1</answer>", 0.6),
+        ("x</think>", 0.1),
+        ("<answer>1</answer>", 0.5),
+        ("nothing", 0.0),
+    ],
+)
+def test_format_score(text, expected):
+    assert countdown.format_score(text) == pytest.approx(expected)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="0123456789+-*/() eE._<>answer", max_size=60))
+def test_no_answer_breaks_the_reward(text):
+    countdown.countdown(completions=[f"<answer>{text}</answer>"], numbers=[[1, 2, 3]], target=[6])
+
+
+# --- a user's data ----------------------------------------------------------------------------------------------------
+
+
+def test_jsonl_csv_parquet_and_datasets(tmp_path):
+    import datasets
+
+    rows = [{"prompt": "1+1", "solution": "2"}, {"prompt": "2+2", "solution": "4"}]
+    made = datasets.Dataset.from_list(rows)
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + "\n")
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    made.to_csv(str(tmp_path / "d.csv"))
+    made.to_parquet(str(tmp_path / "d.parquet"))
+    made.save_to_disk(str(tmp_path / "saved"))
+    for name in ("d.jsonl", "d.json", "d.csv", "d.parquet"):
+        loaded = dataset.check(dataset.load(str(tmp_path / name)), "it")
+        assert [str(r["solution"]) for r in loaded] == ["2", "4"], name
+    assert dataset.columns_of(dataset.check(made, "it")) == ["prompt", "solution"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"prompt": "a"}\n{"prompt": \n', "line 2 is not JSON"),
+        ('["prompt"]\n', "line 1 is not an object"),
+        ("", "is empty"),
+        ('{"question": "a"}\n', "has no column 'prompt'; it has: question"),
+        ('{"prompt": "a", "x": 1}\n{"prompt": "b"}\n', "row 2 lacks column 'x'"),
+        ('{"prompt": 5}\n', "must be text, or a list of messages"),
+        ('{"prompt": []}\n', "must be text, or a list of messages"),
+        ('{"prompt": ""}\n', "must be text, or a list of messages"),
+        ('{"prompt": [{"role": "user"}]}\n', "must be text, or a list of messages"),
+    ],
+)
+def test_bad_jsonl_says_which_line_and_why(tmp_path, content, says):
+    (tmp_path / "d.jsonl").write_text(content)
+    with pytest.raises(DataError, match=says):
+        dataset.check(dataset.load(str(tmp_path / "d.jsonl")), "the dataset")
+
+
+def test_files_that_are_not_there_or_not_what_they_say(tmp_path):
+    with pytest.raises(DataError, match="there is no file"):
+        dataset.load("nowhere.jsonl")
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(DataError, match="ending"):
+        dataset.load(str(tmp_path / "a.txt"))
+    (tmp_path / "a.parquet").write_text("x")
+    with pytest.raises(DataError, match="cannot be read as PARQUET"):
+        dataset.load(str(tmp_path / "a.parquet"))
+    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="UTF-8"):
+        dataset.load(str(tmp_path / "a.jsonl"))
+    with pytest.raises(DataError, match="must be a list"):
+        dataset.check("text", "train_dataset")
