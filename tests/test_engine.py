@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from tiny import save_tiny, tiny_gpt2, tiny_llama, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from seedtune.engines import models
@@ -14,6 +13,7 @@ from seedtune.engines.base import Sampling
 from seedtune.engines.hf import HFEngine
 from seedtune.errors import DataError, ModelError
 from seedtune.es.population import Member, Population
+from tiny import save_tiny, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 GREEDY = Sampling(12)
 

@@ -42,7 +42,11 @@ def test_train_and_test_are_disjoint(name):
 
 
 def test_conciseness_rewards_length_in_characters_as_the_paper():
-    assert conciseness.conciseness(completions=["Paris", "The city of Paris", ""], solution=["Paris"] * 3) == [0, -12, -5]
+    assert conciseness.conciseness(completions=["Paris", "The city of Paris", ""], solution=["Paris"] * 3) == [
+        0,
+        -12,
+        -5,
+    ]
     chat = [[{"role": "assistant", "content": "84."}]]
     assert conciseness.conciseness(completions=chat, solution=["84"]) == [-1]
 

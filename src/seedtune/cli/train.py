@@ -34,8 +34,8 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
         return 0
     from ..trainer import ESTrainer
 
+    RunFolder(args.output_dir).check(resume=parsed.resume)
     parts = data_and_rewards(args)
-    RunFolder(args.output_dir).claim(resume=parsed.resume)
     trainer = ESTrainer(model=args.model_name_or_path, args=args, **parts)
     return 130 if trainer.train(resume_from_checkpoint=parsed.resume).interrupted else 0
 

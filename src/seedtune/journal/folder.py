@@ -53,8 +53,8 @@ class RunFolder:
     def holds_a_run(self) -> bool:
         return (self.path / JOURNAL).exists()
 
-    def claim(self, resume: bool) -> None:
-        """Raise RunFolderError when it holds another run (without `resume`), nothing (with it), or is no folder."""
+    def check(self, resume: bool) -> None:
+        """Raise RunFolderError when it holds another run (without `resume`) or none (with it). Writes nothing."""
         if resume and not self.holds_a_run:
             raise RunFolderError(f"{self.path} holds no run to resume: there is no {JOURNAL}. Check output_dir.")
         if not resume and self.holds_a_run:
@@ -62,6 +62,10 @@ class RunFolder:
                 f"{self.path} holds another run. Go on with it by --resume, or give another output_dir; "
                 "nothing in it was changed."
             )
+
+    def claim(self, resume: bool) -> None:
+        """`check`, and make sure that it can be written. Raises RunFolderError."""
+        self.check(resume)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):

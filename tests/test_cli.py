@@ -1,0 +1,234 @@
+"""The command line, as a user meets it: commands on a tiny model, and one clear message for each mistake."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from seedtune.cli.main import main
+from seedtune.cli.options import RunConfig
+from seedtune.cli.train import resolve
+from seedtune.config import REFUSED
+from seedtune.journal.folder import read_lines
+
+REWARD = "def short(completions, **kwargs):\n    return [-float(len(c)) for c in completions]\n"
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+
+
+@pytest.fixture
+def project(tmp_path, tiny_folder, monkeypatch):
+    """A user's folder: ten lines of JSONL, five lines of reward, a flat YAML."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps({"prompt": f"say {n}"}) + "\n" for n in range(10)))
+    (tmp_path / "reward.py").write_text(REWARD)
+    settings = {
+        "model_name_or_path": str(tiny_folder), "dataset_name": "data.jsonl", "reward_funcs": "reward.py:short",
+        "max_steps": 2, "population_size": 4, "sigma": "1e-2", "max_completion_length": 8, "prompts_per_step": 3,
+        "dtype": "float32", "device": "cpu", "output_dir": "out",
+    }  # fmt: skip
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path
+
+
+def test_train_generate_eval_and_load(project, capsys):
+    assert main(["train", "--config", "run.yaml", "--learning-rate", "0.02", "--save_steps=1"]) == 0
+    shown = capsys.readouterr().out
+    assert "iteration 2/2" in shown
+    assert "Training prompts" in shown
+    assert "seedtune generate" in shown
+    resolved = yaml.safe_load(Path("out/config.resolved.yaml").read_text())
+    assert (resolved["sigma"], resolved["learning_rate"]) == (0.01, 0.02)
+    AutoModelForCausalLM.from_pretrained("out/checkpoint-2")
+    AutoTokenizer.from_pretrained("out/checkpoint-2")
+
+    assert main(["generate", "out", "hello", "there", "--max_completion_length", "4"]) == 0
+    assert capsys.readouterr().out.count("> ") >= 2
+
+    command = [
+        "eval",
+        "out",
+        "--dataset_name",
+        "data.jsonl",
+        "--reward_funcs",
+        "reward.py:short",
+        "--max_eval_samples",
+        "3",
+    ]
+    assert main([*command, "--max_completion_length", "8", "--json", "result.json"]) == 0
+    result = json.loads(Path("result.json").read_text())
+    assert len(result["completions"]) == 3
+    assert result["metrics"]["eval/reward"] < 0
+    assert "say 0" in capsys.readouterr().out
+
+
+def test_the_resolved_configuration_repeats_the_run_and_resume_extends_it(project):
+    assert main(["train", "--config", "run.yaml"]) == 0
+    assert main(["train", "--config", "out/config.resolved.yaml", "--output_dir", "again"]) == 0
+    journals = [read_lines(project / d / "journal.jsonl") for d in ("out", "again")]
+    assert journals[0] == journals[1]
+    assert main(["train", "--config", "out/config.resolved.yaml", "--resume", "--max_steps", "3"]) == 0
+    assert len(read_lines(project / "out" / "journal.jsonl")) == 4
+    assert (project / "out" / "checkpoint-3").is_dir()
+
+
+def test_dry_run_writes_the_configuration_and_stops(project, capsys):
+    assert main(["train", "--config", "run.yaml", "--dry-run"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(Path("out/config.resolved.yaml").read_text())
+    assert [p.name for p in Path("out").iterdir()] == ["config.resolved.yaml"]
+    assert main(["train", "--config", "out/config.resolved.yaml"]) == 0
+
+
+def test_a_file_to_evaluate_on(project):
+    Path("test.jsonl").write_text('{"prompt": "held out"}\n')
+    assert main(["train", "--config", "run.yaml", "--dataset_test_split", "test.jsonl", "--max_steps", "1"]) == 0
+    assert [r["prompt"] for r in read_lines(Path("out/completions/eval-0.jsonl"))] == ["held out"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "says"),
+    [
+        (["--sgma", "1"], 2, "unknown setting 'sgma'. Did you mean 'sigma'?"),
+        (["--beta", "0.04"], 2, "'beta' is a GRPO setting"),
+        (["--num-generations=8"], 2, "set population_size"),
+        (["--sigma", "0"], 2, "sigma must be greater than 0"),
+        (["--population_size", "1"], 2, "population_size must be at least 2"),
+        (["--population_size", "two"], 2, "population_size must be a whole number, got 'two'"),
+        (["--population_size", "3", "--antithetic"], 2, "pairs"),
+        (["--antithetic", "maybe"], 2, "antithetic must be true or false"),
+        (["--fitness_shaping", "zcore"], 2, "Did you mean 'zscore'?"),
+        (["--stop_at", "reward is good"], 2, "not of the form"),
+        (["--task", "concisenes"], 2, "no task 'concisenes'"),
+        (["--scope", "nothing_like_this"], 2, "matches none"),
+        (["--model_name_or_path", "./nowhere"], 1, "there is no model folder"),
+        (["--model_name_or_path", "org/none-such"], 1, "cannot find model"),
+        (["--dataset_name", "nowhere.jsonl"], 1, "there is no file"),
+        (["--reward_funcs", "reward.py:long"], 1, "has no function 'long'"),
+        (["--max_completion_length", "300"], 1, "more than the model's context of 256"),
+        (["--resume"], 1, "holds no run to resume"),
+        (["--config", "nowhere.yaml"], 2, "there is no configuration file"),
+        (["surplus"], 2, "unexpected argument"),
+    ],
+)
+def test_each_mistake_gets_one_clear_message(project, capsys, flags, code, says):
+    assert main(["train", *(["--config", "run.yaml"] if "--config" not in flags else []), *flags]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("seedtune: error: ")
+    assert says in error
+    assert "Traceback" not in error
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("raise ValueError('no')", "raised ValueError: no"),
+        ("import time; time.sleep(60)", "did not come back within 2 seconds"),
+        ("return [1.0]", "values for"),
+        ("return [float('nan')] * len(completions)", "finite number"),
+        ("return ['good'] * len(completions)", "finite number"),
+    ],
+)
+def test_reward_functions_that_misbehave(project, capsys, body, says):
+    Path("reward.py").write_text(f"def short(completions, **kwargs):\n    {body}\n")
+    assert main(["train", "--config", "run.yaml", "--reward_timeout", "2"]) == 1
+    error = capsys.readouterr().err
+    assert says in error
+    assert Path("out/journal.jsonl").exists()
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2", "\x00"])
+def test_a_configuration_that_is_no_mapping(project, capsys, text):
+    Path("bad.yaml").write_text(text)
+    assert main(["train", "--config", "bad.yaml"]) == 2
+    assert "bad.yaml" in capsys.readouterr().err
+
+
+def test_a_second_run_in_the_same_folder(project, capsys):
+    assert main(["train", "--config", "run.yaml"]) == 0
+    assert main(["train", "--config", "run.yaml"]) == 1
+    assert "holds another run" in capsys.readouterr().err
+
+
+def test_no_prompt(project, capsys, monkeypatch, tiny_folder):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert main(["generate", str(tiny_folder)]) == 1
+    assert "there is no prompt" in capsys.readouterr().err
+
+
+def test_help_names_every_key_once_and_fits(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100
+    for name in RunConfig.__dataclass_fields__:
+        assert text.count(f"--{name} ") == 1, name
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
+def test_recipes_resolve(recipe):
+    args = resolve(yaml.safe_load(recipe.read_text()), {})
+    assert args.task or args.dataset_name
+
+
+def test_the_papers_settings_are_the_defaults():
+    args = RunConfig()
+    assert (args.population_size, args.sigma, args.alpha, args.temperature) == (30, 0.001, 0.0005, 0)
+    assert (args.fitness_shaping, args.antithetic, args.scope, args.optimizer) == ("zscore", False, "all", "sgd")
+    assert args.prompts_per_step is None
+
+
+def test_grpo_keys_are_refused_in_the_python_api_too():
+    from seedtune import ESConfig
+    from seedtune.errors import ConfigError
+
+    for key, why in REFUSED.items():
+        with pytest.raises(ConfigError) as e:
+            ESConfig(**{key: 1})
+        assert why in str(e.value)
+
+
+def test_grpo_keys_that_are_refused_are_grpo_keys():
+    trl = pytest.importorskip("trl")
+    known = set(trl.GRPOConfig.__dataclass_fields__)
+    assert set(REFUSED) - known <= {"warmup_ratio"}  # TRL 0.x had it
+    shared = {
+        "output_dir", "max_steps", "learning_rate", "max_completion_length", "reward_weights", "report_to", "save_steps",
+        "eval_steps", "log_completions", "seed", "temperature", "top_p", "top_k", "chat_template_kwargs", "run_name",
+        "save_total_limit", "trust_remote_code", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
+    }  # fmt: skip
+    assert shared <= known
+
+
+def test_the_panel_fits_a_hundred_columns_and_shows_what_matters():
+    from seedtune.report.progress import Panel
+
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100, height=40)
+    panel = Panel(console)
+    panel.begin([("model", "tiny"), ("reward", "short")], 0, 10)
+    panel.evaluated(0, {"eval/reward": -100.0, "eval/correct": 0.5})
+    panel.chunk(1, 4, 20)
+    metrics = {"reward": -90.0, "reward_std": 5.0, "completions/mean_length": 12.0, "tokens_per_second": 50.0}
+    panel.iteration(1, metrics, {"prompt": "What is [bold]this[/bold]?", "completion": "It is\na long answer " * 30})
+    panel.evaluated(1, {"eval/reward": -50.0, "eval/correct": 0.75})
+    panel.stop()
+    text = out.getvalue()
+    for expected in ("2/10", "-90.0 ± 5.00", "-50.0", "was -100", "correct 0.750", "50 tokens/s", "[bold]this[/bold]"):
+        assert expected in text, expected
+    import re
+
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    assert max(len(line) for line in plain.splitlines()) <= 100
+
+
+def test_the_console_script_is_installed():
+    done = subprocess.run([sys.executable, "-m", "seedtune.cli.main", "--version"], capture_output=True, text=True)
+    assert done.stdout.startswith("seedtune ")

@@ -1,0 +1,427 @@
+"""The trainer, end to end on a tiny model: it learns, repeats, resumes, stops, saves, and loses nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, TrainerCallback
+
+from seedtune import ESConfig, ESTrainer
+from seedtune.config_file import read
+from seedtune.errors import ConfigError, DataError, JournalError, RewardError, RunFolderError, SaveError
+from seedtune.journal.folder import read_lines
+from seedtune.report.progress import Progress
+from tiny import tiny_llama, tiny_tokenizer
+
+ROWS = [{"prompt": p, "target": "aeiounrst"} for p in ("one", "two and", "three", "four is")]
+
+
+def letters(completions, target, **kwargs):
+    """The share of the target letters in what was written."""
+    return [sum(c.count(x) for x in t) / 12 for c, t in zip(completions, target, strict=True)]
+
+
+def quiet_length(completions, **kwargs):
+    return [float(len(c)) for c in completions]
+
+
+def config(tmp_path, **options):
+    settings = {
+        "output_dir": str(tmp_path / "run"),
+        "max_steps": 3,
+        "population_size": 4,
+        "sigma": 0.05,
+        "learning_rate": 0.05,
+        "max_completion_length": 12,
+        "eval_steps": 2,
+        "dtype": "float32",
+        "device": "cpu",
+        "reward_workers": 0,
+    }
+    return ESConfig(**{**settings, **options})
+
+
+def trainer(tmp_path, rows=ROWS, model=None, reward_funcs=letters, progress=None, **options):
+    extra = {k: options.pop(k) for k in ("callbacks", "eval_dataset", "eval_funcs") if k in options}
+    return ESTrainer(
+        model=model or tiny_llama(),
+        reward_funcs=reward_funcs,
+        args=config(tmp_path, **options),
+        train_dataset=rows,
+        processing_class=tiny_tokenizer(),
+        progress=progress or Progress(),
+        **extra,
+    )
+
+
+class Notes(Progress):
+    def __init__(self):
+        super().__init__()
+        self.texts = []
+
+    def note(self, text):
+        self.texts.append(text)
+
+
+def journal_of(tmp_path, name="run"):
+    return (tmp_path / name / "journal.jsonl").read_bytes()
+
+
+def without_times(lines):
+    return [{k: v for k, v in line.items() if not k.startswith("time/") and k != "tokens_per_second"} for line in lines]
+
+
+def test_it_learns(tmp_path):
+    t = trainer(tmp_path, max_steps=20, population_size=16, learning_rate=0.1, antithetic=True, eval_steps=5)
+    t.train()
+    first, last = t.run.evaluations[0]["eval/reward"], t.run.evaluations[-1]["eval/reward"]
+    assert last > first + 0.2
+
+
+def test_what_a_run_leaves_behind(tmp_path):
+    result = trainer(tmp_path, log_completions=True, save_steps=1, save_total_limit=2).train()
+    out = tmp_path / "run"
+    assert (result.global_step, result.interrupted) == (3, False)
+    assert {p.name for p in out.iterdir()} == {
+        "config.resolved.yaml", "environment.json", "journal.jsonl", "metrics.jsonl", "completions",
+        "checkpoint-2", "checkpoint-3",
+    }  # fmt: skip
+    lines = read_lines(out / "metrics.jsonl")
+    assert [(line["step"], "eval/reward" in line) for line in lines] == [
+        (0, True), (1, False), (2, False), (2, True), (3, False), (3, True),
+    ]  # fmt: skip
+    assert {
+        "reward", "reward_std", "rewards/letters/mean", "rewards/letters/std", "completions/mean_length", "num_tokens",
+        "es/update_norm", "es/sigma", "time/perturb", "time/generate", "time/score", "learning_rate",
+    } <= set(lines[1])  # fmt: skip
+    assert lines[4]["num_tokens"] > lines[1]["num_tokens"] > 0
+    rows = read_lines(out / "completions" / "train-1.jsonl")
+    assert len(rows) == 4 * len(ROWS)
+    assert rows[0]["prompt"] == "one"
+    assert rows[0]["reward"] == rows[0]["letters"]
+    assert read(out / "config.resolved.yaml")["generation_batch_size"] == 256
+    card = (out / "checkpoint-3" / "README.md").read_text()
+    assert "3 iterations" in card
+    assert json.loads((out / "environment.json").read_text())["software"]["torch"]
+
+
+def test_the_checkpoint_answers_as_the_centre(tmp_path):
+    t = trainer(tmp_path, eval_funcs=[quiet_length])
+    t.train()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-3")
+    again = trainer(tmp_path, model=loaded, output_dir=str(tmp_path / "other"), eval_funcs=[quiet_length])
+    assert again.evaluate() == {k: v for k, v in t.run.evaluations[-1].items() if k != "step"}
+    assert "eval/quiet_length" in again.evaluate()
+
+
+def test_two_runs_are_the_same_to_the_last_bit(tmp_path):
+    for name in ("a", "b"):
+        trainer(tmp_path, output_dir=str(tmp_path / name)).train()
+    assert journal_of(tmp_path, "a") == journal_of(tmp_path, "b")
+    files = [(tmp_path / name / "checkpoint-3" / "model.safetensors").read_bytes() for name in ("a", "b")]
+    assert files[0] == files[1]
+    trainer(tmp_path, output_dir=str(tmp_path / "c"), seed=1).train()
+    assert journal_of(tmp_path, "c") != journal_of(tmp_path, "a")
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": "adam", "anchor_decay": 0.1, "prompts_per_step": 2}])
+def test_resuming_gives_the_same_bits(tmp_path, options):
+    trainer(tmp_path, output_dir=str(tmp_path / "whole"), max_steps=5, **options).train()
+    trainer(tmp_path, max_steps=2, **options).train()
+    notes = Notes()
+    trainer(tmp_path, max_steps=5, progress=notes, **options).train(resume_from_checkpoint=True)
+    assert "Resumed after iteration 2" in notes.texts[0]
+    assert journal_of(tmp_path) == journal_of(tmp_path, "whole")
+    for name in ("checkpoint-5/model.safetensors", "completions/eval-5.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    metrics = [without_times(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("run", "whole")]
+    assert metrics[0] == metrics[1]
+
+
+def test_resuming_after_a_torn_line_and_half_written_metrics(tmp_path):
+    trainer(tmp_path, output_dir=str(tmp_path / "whole")).train()
+    trainer(tmp_path).train()
+    path = tmp_path / "run" / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + lines[-1][:40])
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as f:
+        f.write('{"step": 3, "rew')
+    notes = Notes()
+    trainer(tmp_path, progress=notes).train(resume_from_checkpoint=True)
+    assert "torn" in notes.texts[0]
+    assert journal_of(tmp_path) == journal_of(tmp_path, "whole")
+    metrics = [without_times(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("run", "whole")]
+    assert metrics[0] == metrics[1]
+
+
+@pytest.mark.parametrize("line", [0, 1, 2])
+def test_a_damaged_journal_names_the_line(tmp_path, line):
+    trainer(tmp_path).train()
+    path = tmp_path / "run" / "journal.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    lines[line] = (
+        lines[line].replace("0x1", "0x2", 1) if line else lines[line].replace("tiny", "tinz").replace("4", "5")
+    )
+    path.write_text("".join(lines))
+    with pytest.raises(JournalError, match=f"line {line + 1} is damaged"):
+        trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_a_learning_setting_or_another_model_is_refused_on_resume(tmp_path):
+    trainer(tmp_path, max_steps=1).train()
+    with pytest.raises(JournalError, match=r"sigma = 0.05 and would go on with 0.1"):
+        trainer(tmp_path, sigma=0.1).train(resume_from_checkpoint=True)
+    with pytest.raises(JournalError, match="digest"):
+        trainer(tmp_path, model=tiny_llama(seed=9)).train(resume_from_checkpoint=True)
+
+
+def test_another_run_is_never_overwritten(tmp_path):
+    trainer(tmp_path, max_steps=1).train()
+    before = journal_of(tmp_path)
+    with pytest.raises(RunFolderError, match=r"holds another run.*--resume"):
+        trainer(tmp_path).train()
+    assert journal_of(tmp_path) == before
+    with pytest.raises(RunFolderError, match="no run to resume"):
+        trainer(tmp_path, output_dir=str(tmp_path / "empty")).train(resume_from_checkpoint=True)
+
+
+def test_an_output_dir_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match="cannot write into"):
+        trainer(tmp_path, output_dir=str(tmp_path / "file" / "run")).train()
+
+
+def test_equal_rewards_leave_the_weights_and_warn(tmp_path):
+    def same(completions, **kwargs):
+        return [0.3] * len(completions)
+
+    notes = Notes()
+    t = trainer(tmp_path, reward_funcs=same, max_steps=1, progress=notes)
+    digest = t.fleet.digest()
+    t.train()
+    assert t.fleet.digest() == digest
+    assert any("all members earned the same reward" in text for text in notes.texts)
+
+
+def test_several_rewards_weights_and_none(tmp_path):
+    def sometimes(completions, **kwargs):
+        return [None if n % 2 else 1.0 for n in range(len(completions))]
+
+    t = trainer(tmp_path, reward_funcs=[letters, sometimes], reward_weights=[2.0, 0.5], max_steps=1)
+    answers, metrics = t.measure()
+    letters_P, sometimes_P = answers.rewards_F_M_P[:, 0]
+    assert list(sometimes_P == sometimes_P).count(True) == 2
+    expected = [2 * a + (0.5 * b if b == b else 0) for a, b in zip(letters_P, sometimes_P, strict=True)]
+    assert answers.total_M_P(t.weights)[0] == pytest.approx(expected)
+    assert metrics["eval/rewards/sometimes/mean"] == 1
+    with pytest.raises(ConfigError, match="reward_weights has 1 numbers for 2"):
+        trainer(tmp_path, reward_funcs=[letters, sometimes], reward_weights=[1.0])
+
+
+def test_completions_that_every_function_leaves_out(tmp_path):
+    def first_only(completions, target, **kwargs):
+        return [float(len(completions[0]))] + [None] * (len(completions) - 1)
+
+    trainer(tmp_path, reward_funcs=first_only, max_steps=1).train()
+    rows = read_lines(tmp_path / "run" / "completions" / "eval-1.jsonl")
+    assert [row["reward"] is None for row in rows].count(True) == 3
+
+
+# --- stopping ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_rule_ends_the_run(tmp_path):
+    result = trainer(tmp_path, max_steps=9, eval_steps=1, stop_at=["eval/reward >= -1"]).train()
+    assert result.global_step == 1
+    assert "by the rule `eval/reward >= -1`" in result.why
+
+
+def test_a_rule_on_a_metric_that_is_not_there_says_which_are(tmp_path):
+    with pytest.raises(ConfigError, match=r"no metric 'eval/truth'; it has: eval/reward"):
+        trainer(tmp_path, stop_at=["eval/truth < 1"]).train()
+
+
+class Recorder(TrainerCallback):
+    def __init__(self):
+        self.events, self.logs = [], []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.events.append("begin")
+        assert kwargs["model"] is not None
+        assert args.population_size == 4
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.events.append(f"step {state.global_step}/{state.max_steps}")
+        if state.global_step == 2:
+            control.should_training_stop = True
+            control.should_save = True
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.logs.append(logs)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        self.events.append("evaluate")
+
+    def on_save(self, args, state, control, **kwargs):
+        self.events.append("save")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.events.append("end")
+
+
+def test_transformers_callbacks_see_the_state_and_steer(tmp_path):
+    recorder = Recorder()
+    result = trainer(tmp_path, max_steps=9, callbacks=[recorder]).train()
+    assert recorder.events == ["begin", "evaluate", "step 1/9", "step 2/9", "evaluate", "save", "end"]
+    assert "eval_reward" in recorder.logs[0]
+    assert "reward" in recorder.logs[1]
+    assert "callback" in result.why
+
+
+def test_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    trainer(tmp_path, report_to="tensorboard", max_steps=1).train()
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+
+
+def test_a_reporter_that_is_not_installed(tmp_path, monkeypatch):
+    from transformers.integrations import integration_utils
+
+    monkeypatch.setattr(integration_utils, "is_trackio_available", lambda: False)
+    with pytest.raises(ConfigError, match="pip install trackio"):
+        trainer(tmp_path, report_to="trackio")
+
+
+class Interrupting(Progress):
+    """Sends this process a SIGINT when a chunk is done."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at, self.seen, self.summary = at, 0, None
+
+    def chunk(self, done, total, new_tokens):
+        self.seen += 1
+        if self.seen in self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def finish(self, summary):
+        self.summary = summary
+
+
+def test_ctrl_c_finishes_the_iteration_saves_and_says_how_to_go_on(tmp_path):
+    progress = Interrupting(at={3})
+    result = trainer(tmp_path, max_steps=9, progress=progress).train()
+    assert result.interrupted
+    assert result.global_step == 1
+    assert (tmp_path / "run" / "checkpoint-1" / "model.safetensors").exists()
+    assert any("resume" in command for command in progress.summary.next_commands)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_drops_the_iteration_and_resume_repeats_it(tmp_path):
+    trainer(tmp_path, output_dir=str(tmp_path / "whole")).train()
+    result = trainer(tmp_path, progress=Interrupting(at={7, 8})).train()
+    assert result.interrupted
+    assert result.global_step == 1
+    trainer(tmp_path).train(resume_from_checkpoint=True)
+    assert journal_of(tmp_path) == journal_of(tmp_path, "whole")
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [([], "is empty"), ([{"question": "a"}], "no column 'prompt'"), ("text", "must be a list"), (None, "is missing")],
+)
+def test_bad_datasets(tmp_path, rows, says):
+    with pytest.raises(DataError, match=says):
+        trainer(tmp_path, rows=rows)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_rewards_before_anything_is_written(tmp_path):
+    with pytest.raises(RewardError, match="asks for 'target'"):
+        trainer(tmp_path, rows=[{"prompt": "a"}])
+    with pytest.raises(RewardError, match="reward_funcs is empty"):
+        trainer(tmp_path, reward_funcs=[])
+    with pytest.raises(RewardError, match="callable"):
+        trainer(tmp_path, reward_funcs=[5])
+    with pytest.raises(RewardError, match="two reward functions are called 'letters'"):
+        trainer(tmp_path, reward_funcs=[letters, letters])
+    with pytest.raises(ConfigError, match="prompts_per_step is 9, but the dataset has 4"):
+        trainer(tmp_path, prompts_per_step=9)
+    assert not (tmp_path / "run").exists()
+
+
+def test_sum_shaping_with_negative_rewards(tmp_path):
+    with pytest.raises(ConfigError, match="never negative"):
+        trainer(tmp_path, reward_funcs=lambda completions, **k: [-1.0 - len(c) for c in completions],
+                fitness_shaping="sum").train()  # fmt: skip
+
+
+def test_a_reward_that_breaks_in_the_middle_loses_nothing(tmp_path):
+    calls = []
+
+    def breaks(completions, **kwargs):
+        calls.append(1)
+        if len(calls) == 7:
+            raise OSError("gone")
+        return [float(len(c)) for c in completions]
+
+    with pytest.raises(RewardError, match="raised OSError: gone"):
+        trainer(tmp_path, reward_funcs=breaks).train()
+    trainer(tmp_path, output_dir=str(tmp_path / "whole"), reward_funcs=quiet_length).train()
+    assert journal_of(tmp_path) == b"".join(journal_of(tmp_path, "whole").splitlines(keepends=True)[:2])
+
+
+def test_a_full_disk_while_saving(tmp_path, monkeypatch):
+    t = trainer(tmp_path, save_steps=2)
+    save, saved = t.engine.save, []
+
+    def full(folder):
+        save(folder)
+        saved.append(folder)
+        if len(saved) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(t.engine, "save", full)
+    with pytest.raises(SaveError, match=r"checkpoint-3: No space left on device.*--resume"):
+        t.train()
+    assert [p.name for p in (tmp_path / "run").glob("*checkpoint*")] == ["checkpoint-2"]
+    trainer(tmp_path).train(resume_from_checkpoint=True)
+    assert (tmp_path / "run" / "checkpoint-3").is_dir()
+
+
+def test_a_full_disk_while_journaling(tmp_path, monkeypatch):
+    from seedtune.journal import store
+
+    t = trainer(tmp_path)
+    real = os.fsync
+    counted = []
+
+    def full(descriptor):
+        counted.append(1)
+        if len(counted) == 8:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(store.os, "fsync", full)
+    with pytest.raises(SaveError, match="No space left"):
+        t.train()
+    monkeypatch.undo()
+    trainer(tmp_path, output_dir=str(tmp_path / "whole")).train()
+    trainer(tmp_path).train(resume_from_checkpoint=True)
+    assert journal_of(tmp_path) == journal_of(tmp_path, "whole")
+
+
+def test_save_model(tmp_path):
+    t = trainer(tmp_path)
+    t.save_model(str(tmp_path / "here"))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "here")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), tiny_llama().parameters(), strict=True))
