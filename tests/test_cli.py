@@ -200,8 +200,8 @@ def test_grpo_keys_that_are_refused_are_grpo_keys():
     known = set(trl.GRPOConfig.__dataclass_fields__)
     assert set(REFUSED) - known <= {"warmup_ratio"}  # TRL 0.x had it
     shared = {
-        "output_dir", "max_steps", "learning_rate", "max_completion_length", "reward_weights", "report_to", "save_steps",
-        "eval_steps", "log_completions", "seed", "temperature", "top_p", "top_k", "chat_template_kwargs", "run_name",
+        "output_dir", "max_steps", "learning_rate", "max_completion_length", "reward_weights", "report_to",
+        "save_steps", "eval_steps", "log_completions", "seed", "temperature", "top_p", "top_k", "chat_template_kwargs", "run_name",
         "save_total_limit", "trust_remote_code", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
     }  # fmt: skip
     assert shared <= known

@@ -107,8 +107,8 @@ class HFEngine:
                 ids = self._apply_chat_template(content)
             if self.context is not None and len(ids) + max_completion_length > self.context:
                 raise DataError(
-                    f"prompt {number} has {len(ids)} tokens; with max_completion_length {max_completion_length} that is more "
-                    f"than the model's context of {self.context}. Shorten the prompt or the completion.\n"
+                    f"prompt {number} has {len(ids)} tokens; with max_completion_length {max_completion_length} that "
+                    f"is more than the model's context of {self.context}. Shorten the prompt or the completion.\n"
                     f"  {str(content)[:100]!r}"
                 )
             encoded.append(Prompt(content, tuple(ids)))

