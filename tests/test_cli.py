@@ -198,10 +198,11 @@ def test_grpo_keys_are_refused_in_the_python_api_too():
 def test_grpo_keys_that_are_refused_are_grpo_keys():
     trl = pytest.importorskip("trl")
     known = set(trl.GRPOConfig.__dataclass_fields__)
-    assert set(REFUSED) - known <= {"warmup_ratio"}  # TRL 0.x had it
+    assert set(REFUSED) - known <= {"warmup_ratio", "do_sample"}  # TRL 0.x, and transformers' generate
     shared = {
         "output_dir", "max_steps", "learning_rate", "max_completion_length", "reward_weights", "report_to",
-        "save_steps", "eval_steps", "log_completions", "seed", "temperature", "top_p", "top_k", "chat_template_kwargs", "run_name",
+        "save_steps", "eval_steps", "log_completions", "seed", "temperature", "top_p", "top_k", "run_name",
+        "chat_template_kwargs",
         "save_total_limit", "trust_remote_code", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
     }  # fmt: skip
     assert shared <= known

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from .errors import ConfigError
 from .es.shaping import SHAPINGS
@@ -38,6 +38,10 @@ REFUSED = {
     "warmup_steps": "the learning rate is constant",
     "warmup_ratio": "the learning rate is constant",
     "lr_scheduler_type": "the learning rate is constant",
+    "logging_steps": "every iteration is logged",
+    "eval_strategy": "set eval_steps",
+    "save_strategy": "set save_steps",
+    "do_sample": "set temperature; 0 is greedy",
     "optim": "set optimizer (sgd, momentum, adam)",
     "bf16": "set dtype: bfloat16",
     "fp16": "set dtype: float16",
@@ -105,7 +109,6 @@ class ESConfig:
     )
     antithetic: bool = setting("Evolution strategies", "members in mirrored pairs", False)
     fitness_shaping: str = setting("Evolution strategies", "zscore, centered_rank, sum, group or none", "zscore")
-    perturbation: str = setting("Evolution strategies", "full: every weight in scope moves", "full")
     scope: str = setting("Evolution strategies", "which weights move: all, linear, or a regex on names", "all")
     noise: str = setting("Evolution strategies", "iid, or shared (restarts at every layer, as the paper's code)", "iid")
     restore: str = setting("Evolution strategies", "exact, or subtract (least memory, lossy)", "exact")
@@ -156,7 +159,6 @@ class ESConfig:
     def _check_ranges(self) -> None:
         _one_of("fitness_shaping", self.fitness_shaping, [*SHAPINGS])
         _one_of("optimizer", self.optimizer, [*OPTIMIZERS])
-        _one_of("perturbation", self.perturbation, ["full"])
         _one_of("noise", self.noise, ["iid", "shared"])
         _one_of("restore", self.restore, ["exact", "subtract"])
         _one_of("dtype", self.dtype, ["bfloat16", "float16", "float32"])
@@ -214,9 +216,12 @@ class ESConfig:
     def logging_dir(self) -> str:
         return f"{self.output_dir}/logs"
 
-    @property
-    def process_index(self) -> int:
-        return 0
+    project: ClassVar[str] = "seedtune"
+    process_index: ClassVar[int] = 0
+    hub_private_repo: ClassVar[None] = None
+    trackio_space_id: ClassVar[None] = None
+    trackio_bucket_id: ClassVar[None] = None
+    trackio_static_space_id: ClassVar[bool] = False
 
 
 _AT_LEAST = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +12,9 @@ from .errors import ConfigError
 from .fleet.plan import Questions, draw
 from .tasks import dataset
 from .tasks.base import Rows
-from .tasks.reward import Reward
+from .tasks.reward import NOT_GIVEN, Reward
 
 _SHOWN_WITHOUT_EVAL_SET = 64
-_NOT_COLUMNS = ("prompt", "completion", "completion_ids")
 
 
 class Prompts:
@@ -45,6 +46,13 @@ class Prompts:
         self._eval_encoded = engine.encode([row["prompt"] for row in self.eval], max_completion_length)
         return max(len(p.ids) for p in [*self._train_encoded, *self._eval_encoded]) + max_completion_length
 
+    def digest(self) -> str:
+        """What the training data is, rows and tokens: 16 hexadecimal digits."""
+        total = hashlib.sha256()
+        for row, prompt in zip(self.train, self._train_encoded, strict=True):
+            total.update(json.dumps([dict(row), prompt.ids], sort_keys=True, default=str).encode())
+        return total.hexdigest()[:16]
+
     def batch(self, seed: int, iteration: int) -> Questions:
         """What all members of an iteration are asked."""
         indices = draw(seed, iteration, self.per_step, len(self.train))
@@ -61,5 +69,5 @@ def _first(rows: Rows) -> Rows:
 
 def _questions(rows: Rows, prompts: Sequence[Prompt], indices: list[int]) -> Questions:
     chosen = [rows[n] for n in indices]
-    columns = {name: [row[name] for row in chosen] for name in dataset.columns_of(rows) if name not in _NOT_COLUMNS}
+    columns = {name: [row[name] for row in chosen] for name in dataset.columns_of(rows) if name not in NOT_GIVEN}
     return Questions(tuple(indices), tuple(prompts[n] for n in indices), columns)

@@ -23,10 +23,10 @@ from .report.progress import Summary
 
 
 class Run:
-    """The folder, the journal and the history of one run."""
+    """The folder, the journal and the history of one run. `data` is the digest of the training data."""
 
-    def __init__(self, args: ESConfig, fleet: LocalFleet, rewards: list[str]) -> None:
-        self.args, self.fleet, self.rewards = args, fleet, rewards
+    def __init__(self, args: ESConfig, fleet: LocalFleet, rewards: list[str], data: str) -> None:
+        self.args, self.fleet, self.rewards, self.data = args, fleet, rewards, data
         self.folder = RunFolder(args.output_dir)
         self.history: list[dict[str, Any]] = []
         self._journal: Journal | None = None
@@ -69,8 +69,7 @@ class Run:
         note(f"Resumed after iteration {self.step}: the weights were rebuilt from the base model and the journal.")
 
     def _header(self) -> dict[str, Any]:
-        base = {**self.fleet.describe(), "digest": self.fleet.digest()}
-        return record.header(base, self.args.learning_part(), software())
+        return record.header(self.fleet.describe(), {**self.args.learning_part(), "data": self.data}, software())
 
     # --- going on -----------------------------------------------------------------------------------------------------
 

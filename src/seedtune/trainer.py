@@ -16,7 +16,7 @@ from . import build
 from .build import RewardFuncs
 from .config import OPERATORS, ESConfig, parse_rule
 from .engines.base import Sampling
-from .errors import ConfigError, DataError, RewardError
+from .errors import ConfigError, DataError, RewardError, SeedtuneError
 from .es import shaping, update
 from .es.population import Population
 from .fleet.answers import Answers
@@ -87,7 +87,7 @@ class ESTrainer:
         self.population = Population(args.population_size, args.antithetic)
         sampling = Sampling(args.max_completion_length, args.temperature, args.top_p, args.top_k)
         self.fleet = LocalFleet(self.engine, self.population, sampling, rows_at_once=rows, seed=args.seed)
-        self.run = Run(self.args, self.fleet, [r.name for r in self.rewards])
+        self.run = Run(self.args, self.fleet, [r.name for r in self.rewards], self.prompts.digest())
         self.progress = progress if progress is not None else display()
         self.state = TrainerState(max_steps=args.max_steps, is_local_process_zero=True, is_world_process_zero=True)
         self.control = TrainerControl()
@@ -122,6 +122,12 @@ class ESTrainer:
                 self._call("on_train_end")
                 stopped = interrupts.count > 0
                 self.progress.finish(self.run.summary(why, checkpoint, self.prompts.held_out, stopped))
+            except SeedtuneError as e:
+                if self.run.step:
+                    e.add_note(
+                        f"{self.run.step} iterations are safe in {self.run.journal.path}; resume goes on from there."
+                    )
+                raise
             finally:
                 self.progress.stop()
         last = self.run.evaluations[-1] if self.run.evaluations else {}

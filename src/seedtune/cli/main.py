@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(commands[parsed.command].run(parsed, rest))
     except SeedtuneError as e:
-        print(f"seedtune: error: {e}", file=sys.stderr)
+        print("\n".join([f"seedtune: error: {e}", *getattr(e, "__notes__", [])]), file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
         print("\nseedtune: interrupted; what the journal holds is safe.", file=sys.stderr)
@@ -36,6 +36,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
     parser = argparse.ArgumentParser(
         prog="seedtune",
         description="Fine-tune large language models by Evolution Strategies: forward passes only, exact to reproduce.",
+        epilog=_EXAMPLES,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"seedtune {__version__}")
@@ -51,6 +53,14 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
         )
         module.add_arguments(sub)
     return parser, commands
+
+
+_EXAMPLES = """examples:
+  seedtune train --config recipes/conciseness-smollm2.yaml --output_dir runs/first
+  seedtune train --config runs/first/config.resolved.yaml --resume --max_steps 20
+  seedtune eval runs/first --task conciseness
+  seedtune generate runs/first "What is the capital of Peru?"
+"""
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

@@ -17,6 +17,7 @@ from ..es.population import Member
 from ..es.update import UpdateRule
 from ..noise import cpu
 from ..perturb.full import FullRank
+from ..perturb.full import digest as digest_of
 from ..perturb.scope import select
 from .base import Completion, Prompt, Sampling
 from .models import quiet
@@ -61,6 +62,7 @@ class HFEngine:
         self._dtype = DTYPES[dtype]
         self._base_dtypes = {n: p.dtype for n, p in model.named_parameters()}
         self._base_dtype = model.dtype
+        self._base_digest = digest_of(dict(model.named_parameters()))
         chosen = select(model, scope)
         self._kept = self._cast_the_rest(chosen)
         self.model.to(self.device)
@@ -199,6 +201,7 @@ class HFEngine:
     def describe(self) -> Mapping[str, Any]:
         return {
             "model": self.name,
+            "digest": self._base_digest,
             "base_dtype": str(self._base_dtype).removeprefix("torch."),
             "dtype": str(self._dtype).removeprefix("torch."),
             "parameters": sum(p.numel() for p in self.model.parameters()),

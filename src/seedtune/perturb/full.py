@@ -162,6 +162,17 @@ class FullRank:
         return out
 
 
+def digest(parameters: Mapping[str, torch.Tensor]) -> str:
+    """The digest of whole tensors, in the dtype they have: which model this is. Quantised tensors are left out."""
+    total = 0
+    for name, tensor in parameters.items():
+        if tensor.dtype in FORMATS:
+            weights, number = _host_weights(tensor.detach().cpu().contiguous()), spec.parameter_id(name)
+            parts = [(0, a, b) for _, a, b in cpu.ranges([len(weights)])]
+            total += sum(cpu.parallel(lambda _, a, b, w=weights, n=number: cpu.digest(w.part(a, b), n, a), parts))
+    return f"{total % 2**64:016x}"
+
+
 def _host_weights(tensor: torch.Tensor) -> Weights:
     """The storage of a contiguous CPU tensor, flat, shared, as numba sees it."""
     flat = tensor.detach().view(-1)

@@ -31,6 +31,9 @@ BUILTIN: dict[str, Callable[..., Any]] = {
 #: What every reward function is given besides the dataset's columns; TRL's names.
 GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 
+#: Columns that TRL does not pass on.
+NOT_GIVEN = ("prompt", "completion", "completion_ids")
+
 
 @dataclass(frozen=True)
 class Reward:
@@ -60,7 +63,7 @@ class Reward:
                 f"{', '.join(columns)}. Add the column, or give the parameter a default."
             )
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            unwanted = [c for c in (*columns, *GIVEN) if c != "prompt" and c not in {p.name for p in named}]
+            unwanted = [c for c in (*columns, *GIVEN) if c not in {*NOT_GIVEN, *(p.name for p in named)}]
             if unwanted:
                 raise RewardError(
                     f"reward function {self.name!r} is called with every column and {', '.join(GIVEN)}, as in TRL, "
