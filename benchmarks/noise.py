@@ -16,7 +16,7 @@ from seedtune.engines.base import Sampling
 from seedtune.engines.hf import HFEngine
 from seedtune.es.population import Member
 from seedtune.noise import cpu, spec
-from seedtune.tasks.base import builtin
+from seedtune.tasks.builtin import builtin
 
 SIZE = 1 << 26
 

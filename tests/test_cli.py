@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -168,7 +169,7 @@ def test_help_names_every_key_once_and_fits(capsys):
         main(["train", "--help"])
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 100
-    for name in RunConfig.__dataclass_fields__:
+    for name in (f.name for f in dataclasses.fields(RunConfig)):
         assert text.count(f"--{name} ") == 1, name
 
 

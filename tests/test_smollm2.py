@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from seedtune import ESConfig, ESTrainer
 from seedtune.engines import models
 from seedtune.report.progress import Progress
-from seedtune.tasks.base import builtin
+from seedtune.tasks.builtin import builtin
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from seedtune.errors import DataError
 from seedtune.tasks import conciseness, countdown, dataset
-from seedtune.tasks.base import builtin
+from seedtune.tasks.builtin import builtin
 
 
 def score(function, row, text):

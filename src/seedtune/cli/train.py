@@ -11,6 +11,7 @@ from ..config import check_keys
 from ..errors import ConfigError
 from ..journal.folder import RunFolder, write_text
 from ..tasks import base, dataset
+from ..tasks.builtin import builtin
 from .options import RunConfig, add_flags, given, refuse_unknown
 
 HELP = "fine-tune a model"
@@ -91,6 +92,6 @@ def first(rows: base.Rows, count: int | None) -> base.Rows:
 
 def _task(name: str) -> base.Task:
     try:
-        return base.builtin(name)
+        return builtin(name)
     except KeyError as e:
         raise ConfigError(f"task: {e.args[0]}.") from None

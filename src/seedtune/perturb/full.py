@@ -164,13 +164,14 @@ class FullRank:
 
 def digest(parameters: Mapping[str, torch.Tensor]) -> str:
     """The digest of whole tensors, in the dtype they have: which model this is. Quantised tensors are left out."""
-    total = 0
-    for name, tensor in parameters.items():
-        if tensor.dtype in FORMATS:
-            weights, number = _host_weights(tensor.detach().cpu().contiguous()), spec.parameter_id(name)
-            parts = [(0, a, b) for _, a, b in cpu.ranges([len(weights)])]
-            total += sum(cpu.parallel(lambda _, a, b, w=weights, n=number: cpu.digest(w.part(a, b), n, a), parts))
-    return f"{total % 2**64:016x}"
+    held = {name: t.detach().cpu().contiguous() for name, t in parameters.items() if t.dtype in FORMATS}
+    weights = [_host_weights(tensor) for tensor in held.values()]
+    ids = [spec.parameter_id(name) for name in held]
+
+    def work(n: int, a: int, b: int) -> int:
+        return cpu.digest(weights[n].part(a, b), ids[n], a)
+
+    return f"{sum(cpu.parallel(work, cpu.ranges(len(w) for w in weights))) % 2**64:016x}"
 
 
 def _host_weights(tensor: torch.Tensor) -> Weights:

@@ -45,13 +45,3 @@ def text_of(completion: str | Sequence[Mapping[str, str]]) -> str:
 def user(content: str) -> list[Message]:
     """A conversational prompt of one user message."""
     return [{"role": "user", "content": content}]
-
-
-def builtin(name: str) -> Task:
-    """A built-in task by name. Raises KeyError with the names there are."""
-    from . import conciseness, countdown
-
-    tasks = {"conciseness": conciseness.task, "countdown": countdown.task}
-    if name not in tasks:
-        raise KeyError(f"no task {name!r}; there are: {', '.join(tasks)}")
-    return tasks[name]()

@@ -1,0 +1,49 @@
+"""The plan of an iteration: every row once, the same plan again, nothing of the fleet in it."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seedtune.engines.base import Prompt
+from seedtune.es.population import Population
+from seedtune.fleet.plan import Questions, cut, draw
+
+
+def questions(lengths):
+    return Questions(tuple(range(len(lengths))), tuple(Prompt("x", (5,) * n) for n in lengths), {})
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 5), st.integers(2, 5))
+def test_every_member_answers_every_prompt_once_the_longest_first(lengths, rows, size):
+    members = Population(size).ask(3)
+    plan = cut(members, questions(lengths), rows, seed=1, iteration=3)
+    assert plan == cut(members, questions(lengths), rows, seed=1, iteration=3)
+    assert [c.member for c in plan] == sorted((c.member for c in plan), key=lambda m: m.index)
+    for member in members:
+        asked = [row for c in plan if c.member == member for row in c.rows]
+        assert sorted(asked) == list(range(len(lengths)))
+        assert [lengths[row] for row in asked] == sorted(lengths, reverse=True)
+    assert all(len(c.rows) <= rows for c in plan)
+    assert len({c.seed for c in plan}) == len(plan)
+    assert all(0 <= c.seed < 2**63 for c in plan)
+
+
+def test_another_iteration_samples_with_other_seeds():
+    members = Population(2).ask(0)
+    seeds = [{c.seed for c in cut(members, questions([1, 2]), 8, 1, t)} for t in (1, 2)]
+    assert not seeds[0] & seeds[1]
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(1, 20), st.integers(1, 20))
+def test_an_epoch_asks_every_prompt_once(seed, size, count):
+    count = min(count, size)
+    stream = [n for t in range(1, 2 * size + 1) for n in draw(seed, t, count, size)]
+    for epoch in range(len(stream) // size):
+        assert sorted(stream[epoch * size : (epoch + 1) * size]) == list(range(size))
+
+
+def test_epochs_and_seeds_shuffle_differently_and_none_means_all():
+    assert draw(1, 1, 50, 50) != draw(1, 2, 50, 50)
+    assert draw(1, 1, 50, 50) != draw(2, 1, 50, 50)
+    assert draw(1, 7, None, 3) == [0, 1, 2]
