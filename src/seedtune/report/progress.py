@@ -239,7 +239,8 @@ def closing(summary: Summary) -> RenderableType:
             name = key.removeprefix("eval/").replace("completions/mean_length", "tokens an answer")
             before = summary.metrics_before.get(key)
             figures.add_row(name, number(before), Text(number(after), style="bold green"))
-    parts += [Text("The centre, greedy, mean over these prompts" + (" and the rest:" if shown == 8 else ":")), figures]
+    counted = f"{len(summary.after)} prompts" if summary.after else "the evaluation prompts"
+    parts += [Text(f"The centre, mean over {counted}:"), figures]
     parts.append(Text(f"\nOutput: {summary.output_dir}"))
     if summary.next_commands:
         parts.append(Text("Next:"))
