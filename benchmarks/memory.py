@@ -1,7 +1,7 @@
 """Peak memory of a run, its scoring process included, over that of loading the float32 model: memory_over_fp32.
 
-Each is measured in a process of its own: the peak resident set that the kernel keeps (VmHWM), plus, for its children, the
-largest sum of resident sets seen at twenty looks a second. Linux only.
+Each is measured in a process of its own: the peak resident set that the kernel keeps (VmHWM), plus, for its children,
+the largest sum of resident sets seen at twenty looks a second. Linux only.
 """
 
 from __future__ import annotations

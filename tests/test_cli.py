@@ -75,7 +75,7 @@ def test_the_resolved_configuration_repeats_the_run_and_resume_extends_it(projec
     assert main(["train", "--config", "out/config.resolved.yaml", "--output_dir", "again"]) == 0
     journals = [read_lines(project / d / "journal.jsonl") for d in ("out", "again")]
     assert journals[0] == journals[1]
-    assert main(["train", "--config", "out/config.resolved.yaml", "--resume", "--max_steps", "3"]) == 0
+    assert main(["train", "--resume", "--max_steps", "3"]) == 0
     assert len(read_lines(project / "out" / "journal.jsonl")) == 4
     assert (project / "out" / "checkpoint-3").is_dir()
 

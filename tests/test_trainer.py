@@ -180,6 +180,27 @@ def test_a_learning_setting_or_another_model_is_refused_on_resume(tmp_path):
         trainer(tmp_path, model=tiny_llama(seed=9)).train(resume_from_checkpoint=True)
 
 
+def test_the_same_trainer_goes_on_after_an_interrupt(tmp_path):
+    trainer(tmp_path, output_dir=str(tmp_path / "whole")).train()
+    t = trainer(tmp_path, progress=Interrupting(at={3}))
+    t.train()
+    t.train(resume_from_checkpoint=True)
+    assert journal_of(tmp_path) == journal_of(tmp_path, "whole")
+
+
+def test_resuming_somewhere_else_is_refused(tmp_path):
+    trainer(tmp_path, max_steps=1).train()
+    with pytest.raises(RunFolderError, match="set output_dir"):
+        trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "other"))
+    trainer(tmp_path, max_steps=2).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+
+
+def test_other_training_data_is_refused_on_resume(tmp_path):
+    trainer(tmp_path, max_steps=1).train()
+    with pytest.raises(JournalError, match="data = "):
+        trainer(tmp_path, rows=[*ROWS[:3], {"prompt": "five", "target": "e"}]).train(resume_from_checkpoint=True)
+
+
 def test_another_run_is_never_overwritten(tmp_path):
     trainer(tmp_path, max_steps=1).train()
     before = journal_of(tmp_path)

@@ -30,6 +30,7 @@ class Run:
         self.folder = RunFolder(args.output_dir)
         self.history: list[dict[str, Any]] = []
         self._journal: Journal | None = None
+        self._applied = 0
 
     @property
     def journal(self) -> Journal:
@@ -51,14 +52,19 @@ class Run:
         self._journal = Journal.create(self.folder.path, self._header())
 
     def resume(self, note: Callable[[str], None]) -> None:
-        """Rebuild the centre by repeating the journal's updates, and check every digest on the way."""
+        """Rebuild the centre by repeating the journal's updates, and check every digest on the way.
+
+        Updates that this process has applied already (it was interrupted, and goes on) are not repeated.
+        """
         self.folder.claim(resume=True)
         journal, torn = Journal.read(self.folder.path)
         if torn:
             note(f"Note: {torn}.")
         record.same_learning(journal.header, self._header())
-        for it in journal.iterations:
-            self.fleet.update(it.t, it.coefficients_M, it.learning_rate)
+        for it in journal.iterations[max(self._applied - 1, 0) :]:
+            if it.t > self._applied:
+                self.fleet.update(it.t, it.coefficients_M, it.learning_rate)
+                self._applied = it.t
             if self.fleet.digest() != it.digest:
                 raise JournalError(
                     f"after iteration {it.t} of {journal.path} the weights do not have the digest that the journal "
@@ -78,6 +84,7 @@ class Run:
         line = {"step": iteration.t, **metrics}
         self.folder.append_metrics(line)
         self.journal.append(iteration)
+        self._applied = iteration.t
         self.history.append(line)
 
     def record_evaluation(self, answers: Answers, weights: list[float], metrics: Mapping[str, float]) -> None:
@@ -102,6 +109,9 @@ class Run:
         """`checkpoint-N`, whole or not at all. Raises SaveError."""
         return self.folder.save_checkpoint(self.step, self.write_model, self.args.save_total_limit)
 
+    def has_checkpoint(self, step: int) -> bool:
+        return any(path.name == f"checkpoint-{step}" for path in self.folder.checkpoints())
+
     def write_model(self, folder: Path) -> None:
         """The centre as a folder that `from_pretrained` loads, with a model card."""
         self.fleet.save(folder)
@@ -123,7 +133,7 @@ class Run:
         before, after = self._first_and_last()
         commands = [f'seedtune generate {checkpoint} "your prompt"']
         if interrupted and "model_name_or_path" in self.args.to_dict():
-            commands.insert(0, f"seedtune train --config {self.folder.path}/config.resolved.yaml --resume")
+            commands.insert(0, f"seedtune train --resume --output_dir {self.folder.path}")
         elif interrupted:
             commands.insert(0, "trainer.train(resume_from_checkpoint=True)")
         return Summary(

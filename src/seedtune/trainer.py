@@ -95,11 +95,12 @@ class ESTrainer:
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: bool | None = None) -> TrainResult:
+    def train(self, resume_from_checkpoint: bool | str | None = None) -> TrainResult:
         """Train to `max_steps`, or until a `stop_at` rule, a callback or Ctrl-C ends it.
 
-        `resume_from_checkpoint=True` goes on with the run in `output_dir`; its weights are rebuilt from the base model
-        and the journal. The first Ctrl-C ends the run after the iteration, the second drops the iteration; both save.
+        `resume_from_checkpoint=True` (or the path of `output_dir`) goes on with the run there; its weights are rebuilt
+        from the base model and the journal. The first Ctrl-C ends the run after the iteration, the second drops the
+        iteration; both save.
         """
         with (
             self._scorer(evaluation=False) as scorer,
@@ -108,6 +109,7 @@ class ESTrainer:
         ):
             self.fleet.interrupted = lambda: interrupts.count > 1
             if resume_from_checkpoint:
+                self.run.folder.check_is_here(resume_from_checkpoint)
                 self.run.resume(self.progress.note)
             else:
                 self.run.start()
@@ -138,6 +140,8 @@ class ESTrainer:
         try:
             if self._due(first) and not any(line["step"] == first for line in self.run.evaluations):
                 self._evaluate(evaluator)
+            if first and self._save_due(first) and not self.run.has_checkpoint(first):
+                self.run.save()
             for t in range(first + 1, self.args.max_steps + 1):
                 self._call("on_step_begin")
                 self._step(t, scorer)
@@ -185,7 +189,7 @@ class ESTrainer:
     def _after_step(self, t: int, evaluator: Scorer) -> None:
         """What is due after iteration t. Callbacks may ask for more, or for the end, as in transformers."""
         self.control.should_evaluate = self._due(t)
-        self.control.should_save = bool(self.args.save_steps) and t % self.args.save_steps == 0
+        self.control.should_save = self._save_due(t)
         self._call("on_step_end")
         if self.control.should_evaluate:
             self._evaluate(evaluator)
@@ -195,6 +199,9 @@ class ESTrainer:
 
     def _due(self, t: int) -> bool:
         return t in (0, self.args.max_steps) or (self.args.eval_steps > 0 and t % self.args.eval_steps == 0)
+
+    def _save_due(self, t: int) -> bool:
+        return self.args.save_steps > 0 and t % self.args.save_steps == 0
 
     def _reason_to_stop(self, t: int, interrupts: Interrupts) -> str | None:
         if interrupts.count:

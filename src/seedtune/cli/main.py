@@ -57,7 +57,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
 
 _EXAMPLES = """examples:
   seedtune train --config recipes/conciseness-smollm2.yaml --output_dir runs/first
-  seedtune train --config runs/first/config.resolved.yaml --resume --max_steps 20
+  seedtune train --resume --output_dir runs/first --max_steps 20
   seedtune eval runs/first --task conciseness
   seedtune generate runs/first "What is the capital of Peru?"
 """

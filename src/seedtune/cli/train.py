@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .. import config_file
@@ -26,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     refuse_unknown(rest)
-    args = resolve(config_file.read(parsed.config) if parsed.config else {}, given(parsed))
+    flags = given(parsed)
+    file = parsed.config or (_own_config(flags) if parsed.resume else None)
+    args = resolve(config_file.read(file) if file else {}, flags)
     if parsed.dry_run:
         RunFolder(args.output_dir).claim(resume=parsed.resume)
         text = config_file.to_yaml(args)
@@ -39,6 +42,12 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     parts = data_and_rewards(args)
     trainer = ESTrainer(model=args.model_name_or_path, args=args, **parts)
     return 130 if trainer.train(resume_from_checkpoint=parsed.resume).interrupted else 0
+
+
+def _own_config(flags: Mapping[str, Any]) -> Path | None:
+    """`--resume --output_dir DIR` alone is enough: the run's own settings are in its folder."""
+    file = Path(flags.get("output_dir", RunConfig.output_dir)).expanduser() / "config.resolved.yaml"
+    return file if file.is_file() else None
 
 
 def resolve(from_file: Mapping[str, Any], from_flags: Mapping[str, Any]) -> RunConfig:

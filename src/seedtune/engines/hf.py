@@ -133,10 +133,12 @@ class HFEngine:
     def rows_that_fit(self, tokens: int) -> int:
         """Rows of a chunk so that keys, values and logits fit: 1 GiB on the CPU, half of a GPU's free memory."""
         config = self.model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        cache = 2 * config.num_hidden_layers * heads * width * tokens * self._dtype.itemsize
-        row = 2 * cache + 12 * config.vocab_size + 16 * tokens * config.hidden_size
+        hidden, layers = getattr(config, "hidden_size", 4096), getattr(config, "num_hidden_layers", 32)
+        queries = getattr(config, "num_attention_heads", None) or 1
+        heads = getattr(config, "num_key_value_heads", None) or queries
+        width = getattr(config, "head_dim", None) or hidden // queries
+        cache = 2 * layers * heads * width * tokens * self._dtype.itemsize
+        row = 2 * cache + 12 * config.vocab_size + 16 * tokens * hidden
         budget = _CPU_BUDGET
         if self.device.type == "cuda":
             budget = torch.cuda.mem_get_info(self.device)[0] // 2

@@ -63,6 +63,17 @@ class RunFolder:
                 "nothing in it was changed."
             )
 
+    def check_is_here(self, place: bool | str) -> None:
+        """Raise RunFolderError when a resume names another folder than this, or an older state than the newest."""
+        if isinstance(place, str):
+            named = Path(place).expanduser().resolve()
+            newest = [path.resolve() for path in self.checkpoints()[-1:]]
+            if named not in [self.path.resolve(), *newest]:
+                raise RunFolderError(
+                    f"resume_from_checkpoint names {place}, but a run goes on from the end of its own journal: set "
+                    f"output_dir to the run's folder (it is {self.path}) and resume_from_checkpoint=True."
+                )
+
     def claim(self, resume: bool) -> None:
         """`check`, and make sure that it can be written. Raises RunFolderError."""
         self.check(resume)

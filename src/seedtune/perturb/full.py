@@ -71,10 +71,10 @@ class FullRank:
     def _adopt(self, parameter: nn.Parameter, dtype: torch.dtype) -> None:
         base = parameter.data
         if self.rule.anchored:
-            self._anchor.append(_host_weights(base.detach().cpu().clone()))
+            self._anchor.append(_host_weights(base.detach().cpu().clone(memory_format=torch.contiguous_format)))
         if self.exact:
             master = base.to("cpu", torch.float32, copy=base.dtype != torch.float32 or dtype == torch.float32)
-            self._centre.append(_host_weights(master))
+            self._centre.append(_host_weights(master.contiguous()))
         parameter.data = base.to(dtype).contiguous()
         if parameter.data.device.type == "cpu":
             self._staging.append(None)
