@@ -45,11 +45,11 @@ def perturb_over_generate() -> dict[str, float]:
     member = Member(1, 0, 0, 1)
 
     def visit() -> None:
-        engine.become(member)
-        engine.become(None)
+        engine.become([member])
+        engine.become([None])
 
     visit_seconds = median_seconds(visit, 9)
-    engine.become(member)
+    engine.become([member])
     generate_seconds = median_seconds(lambda: engine.generate(prompts, Sampling(48), 0), 5)
     members = [Member(1, n, n, 1) for n in range(6)]
     update_seconds = median_seconds(lambda: engine.update(members, np.full(6, 1e-6, np.float32), 1e-3), 5)

@@ -48,10 +48,10 @@ def test_a_member_answers_with_its_own_weights_and_the_centre_comes_back():
     e = engine()
     prompts = e.encode(["hello"], 12)
     centre = e.generate(prompts, GREEDY, 0)
-    e.become(Member(1, 0, 0, 1))
+    e.become([Member(1, 0, 0, 1)])
     member = e.generate(prompts, GREEDY, 0)
     assert member[0].ids == alone(e, prompts[0])
-    e.become(None)
+    e.become([None])
     assert e.generate(prompts, GREEDY, 0) == centre
     assert member != centre
 
@@ -138,15 +138,15 @@ def test_a_checkpoint_is_the_centre_in_the_bases_dtype(tmp_path, base, dtype, ti
     e = engine(tiny_llama(tied=tied).to(base), dtype=dtype, scope=scope)
     members = Population(2).ask(1)
     e.update(members, torch.tensor([1.0, -1.0]).numpy(), 0.1)
-    e.become(members[0])
+    e.become([members[0]])
     e.save(tmp_path / "c")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "c", dtype="auto")
     assert loaded.dtype == base
     assert json.loads((tmp_path / "c" / "config.json").read_text())["dtype"] == str(base).removeprefix("torch.")
     assert AutoTokenizer.from_pretrained(tmp_path / "c")("hi")["input_ids"] == tiny_tokenizer()("hi")["input_ids"]
     for name, p in loaded.named_parameters():
-        if name in e.full.names:
-            assert torch.equal(p, e.full.centre(name, base)), name
+        if name in e.centre.names:
+            assert torch.equal(p, e.centre.centre(name, base)), name
             assert not torch.equal(p, untouched.get_parameter(name)), name
         else:
             assert torch.equal(p, untouched.get_parameter(name)), name

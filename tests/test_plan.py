@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedtune.engines.base import Prompt
-from seedtune.es.population import Population
 from seedtune.fleet.plan import Questions, cut, draw
 
 
@@ -14,14 +13,14 @@ def questions(lengths):
     return Questions(tuple(range(len(lengths))), tuple(Prompt("x", (5,) * n) for n in lengths), {})
 
 
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 5), st.integers(2, 5))
-def test_every_member_answers_every_prompt_once_the_longest_first(lengths, rows, size):
-    members = Population(size).ask(3)
-    plan = cut(members, questions(lengths), rows, seed=1, iteration=3)
-    assert plan == cut(members, questions(lengths), rows, seed=1, iteration=3)
-    assert [c.member for c in plan] == sorted((c.member for c in plan), key=lambda m: m.index)
-    for member in members:
-        asked = [row for c in plan if c.member == member for row in c.rows]
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 5), st.integers(2, 5), st.booleans())
+def test_every_member_answers_every_prompt_once_the_longest_first(lengths, rows, size, mixed):
+    plan = cut(size, questions(lengths), rows, seed=1, iteration=3, mixed=mixed)
+    assert plan == cut(size, questions(lengths), rows, seed=1, iteration=3, mixed=mixed)
+    assert mixed or all(len(set(c.members)) == 1 for c in plan)
+    assert not mixed or len(plan) == -(-size * len(lengths) // rows)
+    for member in range(size):
+        asked = [row for c in plan for m, row in zip(c.members, c.rows, strict=True) if m == member]
         assert sorted(asked) == list(range(len(lengths)))
         assert [lengths[row] for row in asked] == sorted(lengths, reverse=True)
     assert all(len(c.rows) <= rows for c in plan)
@@ -30,8 +29,7 @@ def test_every_member_answers_every_prompt_once_the_longest_first(lengths, rows,
 
 
 def test_another_iteration_samples_with_other_seeds():
-    members = Population(2).ask(0)
-    seeds = [{c.seed for c in cut(members, questions([1, 2]), 8, 1, t)} for t in (1, 2)]
+    seeds = [{c.seed for c in cut(2, questions([1, 2]), 8, 1, t)} for t in (1, 2)]
     assert not seeds[0] & seeds[1]
 
 

@@ -48,7 +48,7 @@ def test_it_speaks_before_training():
 
 def test_every_weight_moves_by_what_the_journal_says(trained):
     t, _ = trained
-    assert t.engine.full.moved == sum(p.numel() for p in t.model.parameters()) == 134_515_008
+    assert t.engine.centre.moved == sum(p.numel() for p in t.model.parameters()) == 134_515_008
     assert [it.t for it in t.run.journal.iterations] == [1, 2]
     assert t.run.journal.iterations[-1].digest == t.fleet.digest()
     base, _ = models.load("smollm2-135m-instruct")
@@ -62,5 +62,5 @@ def test_the_checkpoint_loads_in_plain_transformers(trained):
     tokenizer = AutoTokenizer.from_pretrained(folder / "checkpoint-2")
     assert model.dtype == torch.bfloat16
     assert tokenizer.chat_template
-    t.engine.become(None)
+    t.engine.become([None])
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), t.model.parameters(), strict=True))

@@ -43,6 +43,7 @@ def engine(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | No
         scope=args.scope,
         noise=args.noise,
         restore=args.restore,
+        rank=args.rank if args.perturbation == "lowrank" else None,
         rule=update_rule(args),
         threads=args.threads,
         chat_template_kwargs=args.chat_template_kwargs,

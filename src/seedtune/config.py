@@ -109,6 +109,10 @@ class ESConfig:
     )
     antithetic: bool = setting("Evolution strategies", "members in mirrored pairs", False)
     fitness_shaping: str = setting("Evolution strategies", "zscore, centered_rank, sum, group or none", "zscore")
+    perturbation: str = setting(
+        "Evolution strategies", "full (the paper), or lowrank (linear layers only, all members in one batch)", "full"
+    )
+    rank: int = setting("Evolution strategies", "rank of lowrank noise", 1)
     scope: str = setting("Evolution strategies", "which weights move: all, linear, or a regex on names", "all")
     noise: str = setting("Evolution strategies", "iid, or shared (restarts at every layer, as the paper's code)", "iid")
     restore: str = setting("Evolution strategies", "exact, or subtract (least memory, lossy)", "exact")
@@ -159,6 +163,7 @@ class ESConfig:
     def _check_ranges(self) -> None:
         _one_of("fitness_shaping", self.fitness_shaping, [*SHAPINGS])
         _one_of("optimizer", self.optimizer, [*OPTIMIZERS])
+        _one_of("perturbation", self.perturbation, ["full", "lowrank"])
         _one_of("noise", self.noise, ["iid", "shared"])
         _one_of("restore", self.restore, ["exact", "subtract"])
         _one_of("dtype", self.dtype, ["bfloat16", "float16", "float32"])
@@ -176,6 +181,8 @@ class ESConfig:
                 f"population_size must be at least 2, got {self.population_size}: fitness compares members. "
                 "The paper uses 30."
             )
+        if self.perturbation == "lowrank" and self.restore == "subtract":
+            raise ConfigError("restore: subtract is for perturbation: full; low-rank members never change the weights.")
         if self.antithetic and self.population_size % 2:
             raise ConfigError(f"antithetic members come in pairs: population_size {self.population_size} is odd.")
         if self.weight_decay and self.anchor_decay:
@@ -226,6 +233,7 @@ class ESConfig:
 
 _AT_LEAST = {
     "max_steps": 1,
+    "rank": 1,
     "eval_steps": 0,
     "save_steps": 0,
     "save_total_limit": 1,

@@ -283,11 +283,12 @@ class ESTrainer:
     def _facts(self) -> list[tuple[str, str]]:
         a, about = self.args, self.engine.describe()
         mirrored = ", in mirrored pairs" if a.antithetic else ""
+        kind = f"rank-{a.rank}" if a.perturbation == "lowrank" else "full-rank"
         asked = a.prompts_per_step or len(self.prompts.train)
         moved, size = about["moved"] / 1e6, about["parameters"] / 1e6
         return [
             ("model", f"{about['model']}: {size:.1f}M parameters, {moved:.1f}M of them move ({about['dtype']})"),
-            ("population", f"{a.population_size} members{mirrored}, {asked} prompts each an iteration"),
+            ("population", f"{a.population_size} {kind} members{mirrored}, {asked} prompts each an iteration"),
             ("step", f"sigma {a.sigma:g}, learning rate {a.alpha:g}, {a.optimizer}"),
             ("reward", ", ".join(r.name for r in self.rewards)),
             ("output", str(self.run.folder.path)),

@@ -51,8 +51,13 @@ class Engine(Protocol):
         """Tokenise prompts. Raises DataError for one that does not fit the model's context."""
         ...
 
-    def become(self, member: Member | None) -> None:
-        """Make the weights those of `member`, or of the centre."""
+    @property
+    def mixes_members(self) -> bool:
+        """Whether members can share a batch."""
+        ...
+
+    def become(self, members: Sequence[Member | None]) -> None:
+        """Let row n of the next `generate` be answered by `members[n]`; None is the centre."""
         ...
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[Completion]:

@@ -1,4 +1,4 @@
-"""A replica on transformers: any causal language model, on the CPU or a GPU, full-rank members one after another."""
+"""A replica on transformers: any causal language model, on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from ..errors import DataError, ModelError
 from ..es.population import Member
 from ..es.update import UpdateRule
 from ..noise import cpu
+from ..perturb.centre import Centre
+from ..perturb.centre import digest as digest_of
 from ..perturb.full import FullRank
-from ..perturb.full import digest as digest_of
-from ..perturb.scope import select
+from ..perturb.lowrank import LowRank
+from ..perturb.scope import select, select_layers
 from .base import Completion, Prompt, Sampling
 from .models import quiet
 
@@ -30,7 +32,7 @@ class HFEngine:
     """Holds a model and its centre.
 
     `dtype` is the precision of inference; checkpoints are written in the dtype that the model came in. `device` is
-    `auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`.
+    `auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`. With a `rank` members are low-rank and share batches.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class HFEngine:
         scope: str = "all",
         noise: str = "iid",
         restore: str = "exact",
+        rank: int | None = None,
         rule: UpdateRule | None = None,
         threads: int | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -63,10 +66,14 @@ class HFEngine:
         self._base_dtypes = {n: p.dtype for n, p in model.named_parameters()}
         self._base_dtype = model.dtype
         self._base_digest = digest_of(dict(model.named_parameters()))
-        chosen = select(model, scope)
+        layers = select_layers(model, scope) if rank is not None else {}
+        chosen = {name: layer.get_parameter("weight") for name, layer in layers.items()} or select(model, scope)
         self._kept = self._cast_the_rest(chosen)
         self.model.to(self.device)
-        self.full = FullRank(chosen, seed=seed, sigma=sigma, dtype=self._dtype, noise=noise, restore=restore, rule=rule)
+        how: dict[str, Any] = {"seed": seed, "sigma": sigma, "dtype": self._dtype, "noise": noise, "rule": rule}
+        self.centre: Centre = (
+            FullRank(chosen, restore=restore, **how) if rank is None else LowRank(layers, rank=rank, **how)
+        )
         self._own_generation_config = model.generation_config
         self.model.generation_config = self._plain_generation_config()
 
@@ -146,17 +153,18 @@ class HFEngine:
 
     # --- members ------------------------------------------------------------------------------------------------------
 
-    def become(self, member: Member | None) -> None:
-        if member is None:
-            self.full.restore()
-        else:
-            self.full.perturb(member)
+    @property
+    def mixes_members(self) -> bool:
+        return isinstance(self.centre, LowRank)
+
+    def become(self, members: Sequence[Member | None]) -> None:
+        self.centre.become(members)
 
     def update(self, members: Sequence[Member], coefficients: NDArray[np.float32], rate: float) -> float:
-        return self.full.update(members, coefficients, rate)
+        return self.centre.update(members, coefficients, rate)
 
     def digest(self) -> str:
-        return self.full.digest()
+        return self.centre.digest()
 
     # --- completions --------------------------------------------------------------------------------------------------
 
@@ -207,20 +215,20 @@ class HFEngine:
             "base_dtype": str(self._base_dtype).removeprefix("torch."),
             "dtype": str(self._dtype).removeprefix("torch."),
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "moved": self.full.moved,
+            "moved": self.centre.moved,
             "scope": [
                 [name, number, list(shape)]
-                for name, number, shape in zip(self.full.names, self.full.ids, self.full.shapes, strict=True)
+                for name, number, shape in zip(self.centre.names, self.centre.ids, self.centre.shapes, strict=True)
             ],
         }
 
     def save(self, folder: Path) -> None:
         """Safetensors, configuration and tokenizer, in the base model's dtype and layout."""
-        self.full.restore()
+        self.centre.become([None])
         state = self.model.state_dict()
         for name, dtype in self._base_dtypes.items():
-            if name in self.full.names and dtype != self._dtype:
-                state[name] = self.full.centre(name, dtype)
+            if name in self.centre.names and dtype != self._dtype:
+                state[name] = self.centre.centre(name, dtype)
             elif name in self._kept:
                 state[name] = self._kept[name]
         for name in getattr(self.model, "all_tied_weights_keys", None) or {}:

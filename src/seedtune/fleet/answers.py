@@ -62,19 +62,18 @@ class Answers:
         completions: list[list[Any]] = [[None] * shape[2] for _ in members]
         extra: dict[str, list[list[Any]]] = {}
         metrics: dict[str, list[float]] = defaultdict(list)
-        parts = len(plan) // len(members)
-        for n, (chunk, texts, scores) in enumerate(zip(plan, answered, scored, strict=True)):
-            m = n // parts
+        for chunk, texts, scores in zip(plan, answered, scored, strict=True):
+            places = list(zip(chunk.members, chunk.rows, strict=True))
             for f, score in enumerate(scores):
-                for row, reward in zip(chunk.rows, score.rewards, strict=True):
+                for (m, row), reward in zip(places, score.rewards, strict=True):
                     rewards_F_M_P[f, m, row] = np.nan if reward is None else reward
                 for name, values in score.metrics.items():
                     metrics[name] += values
                 for column, values in score.extra.items():
                     cells = extra.setdefault(column, [[None] * shape[2] for _ in members])
-                    for row, value in zip(chunk.rows, values, strict=False):
+                    for (m, row), value in zip(places, values, strict=False):
                         cells[m][row] = value
-            for row, text in zip(chunk.rows, texts, strict=True):
+            for (m, row), text in zip(places, texts, strict=True):
                 completions[m][row] = text
         logged = {name: float(np.mean(values)) for name, values in metrics.items()}
         names = tuple(r.name for r in rewards)

@@ -1,4 +1,4 @@
-"""One replica on this machine: it becomes each member in turn and answers; scoring runs beside it."""
+"""One replica on this machine: it answers chunk after chunk; scoring runs beside it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LocalFleet:
         on_chunk: OnChunk,
     ) -> Answers:
         """Every member answers every question, in the chunks of the plan; rewards are scored while decoding goes on."""
-        plan = cut(members, questions, self.rows_at_once, self.seed, iteration)
+        plan = cut(len(members), questions, self.rows_at_once, self.seed, iteration, mixed=self.engine.mixes_members)
         clock = Clock()
         answered: list[list[Completion]] = []
         scored: list[Future[list[Scores]]] = []
@@ -51,7 +51,7 @@ class LocalFleet:
             if self.interrupted():
                 raise Interrupted
             with clock.measure("perturb"):
-                self.engine.become(chunk.member)
+                self.engine.become([members[m] for m in chunk.members])
             with clock.measure("generate"):
                 prompts = [questions.prompts[row] for row in chunk.rows]
                 completions = self.engine.generate(prompts, self.sampling, chunk.seed)
@@ -59,7 +59,7 @@ class LocalFleet:
             scored.append(scorer.submit(to_score(chunk, completions, questions, state)))
             on_chunk(number, len(plan), completions)
         with clock.measure("perturb"):
-            self.engine.become(None)
+            self.engine.become([None])
         with clock.measure("score"):
             scores = scorer.gather(scored)
         return Answers.collect(members, questions, scorer.rewards, plan, answered, scores, clock.seconds)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from ..engines.base import Prompt
-from ..es.population import Member
 from ..noise import spec
 
 
@@ -23,24 +22,33 @@ class Questions:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that one member (None: the centre) answers in one batch. `rows` are positions in the questions."""
+    """Rows that are decoded as a unit: row n is member `members[n]` (a position; None's is 0) on question `rows[n]`."""
 
-    member: Member | None
+    members: tuple[int, ...]
     rows: tuple[int, ...]
     seed: int
 
 
 def cut(
-    members: Sequence[Member | None], questions: Questions, rows_at_once: int, seed: int, iteration: int
+    members: int, questions: Questions, rows_at_once: int, seed: int, iteration: int, *, mixed: bool = False
 ) -> list[Chunk]:
-    """Chunks member by member; a member's prompts are sorted by length, longest first, so that little is padding."""
+    """Chunks of at most `rows_at_once` rows; prompts go by length, longest first, so that little is padding.
+
+    A chunk is of one member; `mixed`, chunks hold the rows of several, whole members together where they fit.
+    """
     order = sorted(range(len(questions.prompts)), key=lambda n: (-len(questions.prompts[n].ids), n))
-    parts = [tuple(order[i : i + rows_at_once]) for i in range(0, len(order), rows_at_once)]
-    chunks = []
-    for number, member in enumerate(members):
-        for part, rows in enumerate(parts):
-            low, high, *_ = spec.derived_words(seed, spec.Tag.SAMPLING, iteration, number, part)
-            chunks.append(Chunk(member, rows, seed=(high << 32 | low) >> 1))
+    if mixed and len(order) > rows_at_once:  # a member fills chunks by itself: go prompt by prompt, to pad little
+        lists = [[(m, row) for row in order for m in range(members)]]
+    elif mixed:
+        lists = [[(m, row) for m in range(members) for row in order]]
+    else:
+        lists = [[(m, row) for row in order] for m in range(members)]
+    chunks: list[Chunk] = []
+    for pairs in lists:
+        for i in range(0, len(pairs), rows_at_once):
+            who, rows = zip(*pairs[i : i + rows_at_once], strict=True)
+            low, high, *_ = spec.derived_words(seed, spec.Tag.SAMPLING, iteration, len(chunks))
+            chunks.append(Chunk(who, rows, seed=(high << 32 | low) >> 1))
     return chunks
 
 

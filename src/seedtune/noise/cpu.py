@@ -18,17 +18,14 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from . import spec
+from . import spec, tiles
 from .spec import Key, Purpose
+from .tiles import BF16, F16, F32, SIZE
 
-F32, BF16, F16 = 0, 1, 2
+__all__ = ["BF16", "F16", "F32"]
 
-_TILE_BLOCKS = 128
-_TILE = 8 * _TILE_BLOCKS
 _NO16 = np.empty(0, np.uint16)
 _NO32 = np.empty(0, np.float32)
-_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_W0, _W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 
 
 class Weights(NamedTuple):
@@ -56,160 +53,29 @@ class Weights(NamedTuple):
 NO_WEIGHTS = Weights(_NO16, _NO32, F32)
 
 
-# --- tiles ------------------------------------------------------------------------------------------------------------
-
-
-@numba.njit(nogil=True, cache=True)
-def _philox_tile(x, first, parameter, purpose, k0, k1):  # type: ignore[no-untyped-def]
-    """`spec.philox4x32` on blocks `first`, `first + 1`, ...; x [4 * blocks] uint32."""
-    s = np.uint64(32)
-    for j in range(x.size // 4):
-        block = first + np.uint64(j)
-        c0, c1 = np.uint32(block), np.uint32(block >> s)
-        c2, c3 = parameter, purpose
-        a0, a1 = k0, k1
-        for _ in range(10):
-            p0 = _M0 * np.uint64(c0)
-            p1 = _M1 * np.uint64(c2)
-            c0 = np.uint32(p1 >> s) ^ c1 ^ a0
-            c1 = np.uint32(p1)
-            c2 = np.uint32(p0 >> s) ^ c3 ^ a1
-            c3 = np.uint32(p0)
-            a0 = np.uint32(a0 + _W0)
-            a1 = np.uint32(a1 + _W1)
-        x[4 * j] = c0
-        x[4 * j + 1] = c1
-        x[4 * j + 2] = c2
-        x[4 * j + 3] = c3
-
-
-@numba.njit(nogil=True, cache=True)
-def _gather(out, words, table):  # type: ignore[no-untyped-def]
-    for j in range(out.size):
-        out[j] = table[words[j]]
-
-
-@numba.njit(nogil=True, cache=True)
-def _normals_tile(out, x, index, table, parameter, purpose, k0, k1):  # type: ignore[no-untyped-def]
-    """Normals of elements `index`... into `out`; x is scratch of `4 * (tile blocks + 1)` words."""
-    block = np.uint64(index) >> np.uint64(3)
-    skip = index & 7
-    _philox_tile(x[: 4 * ((skip + out.size + 7) // 8)], block, parameter, purpose, k0, k1)
-    _gather(out, x.view(np.uint16)[skip:], table)
-
-
-@numba.njit(nogil=True, cache=True)
-def _load(tile, bits16, values32, format):  # type: ignore[no-untyped-def]
-    if format == F32:
-        tile[:] = values32
-    elif format == BF16:
-        out = tile.view(np.uint32)
-        for j in range(tile.size):
-            out[j] = np.uint32(bits16[j]) << np.uint32(16)
-    else:
-        out = tile.view(np.uint32)
-        for j in range(tile.size):
-            h = np.uint32(bits16[j])
-            sign = (h & np.uint32(0x8000)) << np.uint32(16)
-            exponent = (h >> np.uint32(10)) & np.uint32(31)
-            mantissa = h & np.uint32(0x3FF)
-            if exponent == 0:
-                tile[j] = np.float32(mantissa) * np.float32(2.0**-24)
-                out[j] |= sign
-            elif exponent == 31:
-                out[j] = sign | np.uint32(0x7F800000) | (mantissa << np.uint32(13))
-            else:
-                out[j] = sign | ((exponent + np.uint32(112)) << np.uint32(23)) | (mantissa << np.uint32(13))
-
-
-@numba.njit(nogil=True, cache=True)
-def _round_bf16(out, x):  # type: ignore[no-untyped-def]
-    for j in range(out.size):
-        z = x[j]
-        out[j] = np.uint16((z + np.uint32(0x7FFF) + ((z >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
-
-
-@numba.njit(nogil=True, cache=True)
-def _round_f16(out, x):  # type: ignore[no-untyped-def]
-    """IEEE float32 to float16, to nearest, ties to even, subnormals and overflow included."""
-    for j in range(out.size):
-        sign = np.uint32(x[j] >> np.uint32(16)) & np.uint32(0x8000)
-        z = np.uint32(x[j] & np.uint32(0x7FFFFFFF))
-        if z >= np.uint32(0x47800000):
-            h = np.uint32(0x7C00)
-        elif z >= np.uint32(0x38800000):
-            z = np.uint32(z - np.uint32(0x38000000))
-            h = np.uint32(z + np.uint32(0xFFF) + ((z >> np.uint32(13)) & np.uint32(1))) >> np.uint32(13)
-        elif z < np.uint32(0x33000000):
-            h = np.uint32(0)
-        else:
-            shift = np.uint32(126) - (z >> np.uint32(23))
-            mantissa = (z & np.uint32(0x7FFFFF)) | np.uint32(0x800000)
-            half = np.uint32(1) << (shift - np.uint32(1))
-            rest = mantissa & ((np.uint32(1) << shift) - np.uint32(1))
-            h = mantissa >> shift
-            if rest > half or (rest == half and (h & np.uint32(1)) == 1):
-                h = np.uint32(h + np.uint32(1))
-        out[j] = np.uint16(sign | h)
-
-
-@numba.njit(nogil=True, cache=True)
-def _store(bits16, values32, format, tile):  # type: ignore[no-untyped-def]
-    if format == F32:
-        values32[:] = tile
-    elif format == BF16:
-        _round_bf16(bits16, tile.view(np.uint32))
-    else:
-        _round_f16(bits16, tile.view(np.uint32))
-
-
-@numba.njit(nogil=True, cache=True)
-def _scaled_add(tile, noise, scale):  # type: ignore[no-untyped-def]
-    for j in range(tile.size):
-        tile[j] = tile[j] + scale * noise[j]
-
-
 # --- passes over a run of weights -------------------------------------------------------------------------------------
 
 
 @numba.njit(nogil=True, cache=True)
 def _normals(out, start, table, parameter, purpose, k0, k1):  # type: ignore[no-untyped-def]
-    x = np.empty(4 * (_TILE_BLOCKS + 1), np.uint32)
-    for i in range(0, out.size, _TILE):
-        _normals_tile(out[i : i + _TILE], x, start + i, table, parameter, purpose, k0, k1)
+    x = np.empty(tiles.SCRATCH, np.uint32)
+    for i in range(0, out.size, SIZE):
+        tiles.normals(out[i : i + SIZE], x, start + i, table, parameter, purpose, k0, k1)
 
 
 @numba.njit(nogil=True, cache=True)
 def _perturb(out16, out32, out_format, in16, in32, in_format, size, scale, start, table, parameter, k0, k1):  # type: ignore[no-untyped-def]
-    x = np.empty(4 * (_TILE_BLOCKS + 1), np.uint32)
-    noise_tile = np.empty(_TILE, np.float32)
-    tile_buffer = np.empty(_TILE, np.float32)
-    for i in range(0, size, _TILE):
-        j = min(i + _TILE, size)
+    x = np.empty(tiles.SCRATCH, np.uint32)
+    noise_tile = np.empty(SIZE, np.float32)
+    tile_buffer = np.empty(SIZE, np.float32)
+    for i in range(0, size, SIZE):
+        j = min(i + SIZE, size)
         tile, noise = tile_buffer[: j - i], noise_tile[: j - i]
-        _load(tile, in16[i:j], in32[i:j], in_format)
+        tiles.load(tile, in16[i:j], in32[i:j], in_format)
         if scale != 0:
-            _normals_tile(noise, x, start + i, table, parameter, np.uint32(Purpose.FULL), k0, k1)
-            _scaled_add(tile, noise, scale)
-        _store(out16[i:j], out32[i:j], out_format, tile)
-
-
-@numba.njit(nogil=True, cache=True)
-def _step(tile, g, m, v, anchor, rate, decay, beta1, beta2, epsilon, correction1, correction2):  # type: ignore[no-untyped-def]
-    """`es.update.apply` on one tile; m and v are empty where the rule keeps no such state."""
-    one = np.float32(1)
-    for j in range(tile.size):
-        step = g[j]
-        if v.size > 0:
-            m[j] = beta1 * m[j] + (one - beta1) * step
-            v[j] = beta2 * v[j] + (one - beta2) * (step * step)
-            step = (m[j] / correction1) / (np.sqrt(v[j] / correction2) + epsilon)
-        elif m.size > 0:
-            m[j] = beta1 * m[j] + step
-            step = m[j]
-        if decay != 0:
-            step = step - decay * (tile[j] - anchor[j])
-        tile[j] = tile[j] + rate * step
+            tiles.normals(noise, x, start + i, table, parameter, np.uint32(Purpose.FULL), k0, k1)
+            tiles.scaled_add(tile, noise, scale)
+        tiles.store(out16[i:j], out32[i:j], out_format, tile)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -220,6 +86,9 @@ def _update(  # type: ignore[no-untyped-def]
     size,
     k0s,
     k1s,
+    a_K,
+    b_K,
+    scale,
     coefficients,
     start,
     table,
@@ -237,29 +106,41 @@ def _update(  # type: ignore[no-untyped-def]
     correction1,
     correction2,
 ):
-    x = np.empty(4 * (_TILE_BLOCKS + 1), np.uint32)
-    noise_buffer = np.empty(_TILE, np.float32)
-    sum_buffer = np.empty(_TILE, np.float32)
-    tile_buffer = np.empty(_TILE, np.float32)
-    anchor_buffer = np.zeros(_TILE, np.float32)
+    x = np.empty(tiles.SCRATCH, np.uint32)
+    noise_buffer = np.empty(SIZE, np.float32)
+    sum_buffer = np.empty(SIZE, np.float32)
+    tile_buffer = np.empty(SIZE, np.float32)
+    anchor_buffer = np.zeros(SIZE, np.float32)
     anchored = a16.size + a32.size > 0
     moved = 0.0
-    for i in range(0, size, _TILE):
-        j = min(i + _TILE, size)
+    rank, columns = a_K.shape[2], b_K.shape[2]
+    i = 0
+    while i < size:
+        j = min(i + SIZE, size)
+        row, column = 0, 0
+        if rank > 0:  # a tile stays in its row
+            row, column = (start + i) // columns, (start + i) % columns
+            j = min(j, i + columns - column)
         n = j - i
         g, noise, tile = sum_buffer[:n], noise_buffer[:n], tile_buffer[:n]
         g[:] = 0
         for q in range(coefficients.size):
-            _normals_tile(noise, x, start + i, table, parameter, np.uint32(Purpose.FULL), k0s[q], k1s[q])
-            _scaled_add(g, noise, coefficients[q])
-        _load(tile, w16[i:j], w32[i:j], w_format)
+            if rank > 0:
+                tiles.low_rank(noise, a_K[q, row], b_K[q, :, column : column + n], scale)
+            else:
+                tiles.normals(noise, x, start + i, table, parameter, np.uint32(Purpose.FULL), k0s[q], k1s[q])
+            tiles.scaled_add(g, noise, coefficients[q])
+        tiles.load(tile, w16[i:j], w32[i:j], w_format)
         if anchored:
-            _load(anchor_buffer[:n], a16[i:j], a32[i:j], a_format)
+            tiles.load(anchor_buffer[:n], a16[i:j], a32[i:j], a_format)
         noise[:] = tile
-        _step(tile, g, m[i:j], v[i:j], anchor_buffer[:n], rate, decay, beta1, beta2, epsilon, correction1, correction2)
+        tiles.step(
+            tile, g, m[i:j], v[i:j], anchor_buffer[:n], rate, decay, beta1, beta2, epsilon, correction1, correction2
+        )
         for q in range(n):
             moved += np.float64(tile[q] - noise[q]) ** 2
-        _store(w16[i:j], w32[i:j], w_format, tile)
+        tiles.store(w16[i:j], w32[i:j], w_format, tile)
+        i = j
     return moved
 
 
@@ -299,6 +180,28 @@ def perturb(out: Weights, source: Weights, scale: float, key: Key, parameter: in
     )
 
 
+class Factors(NamedTuple):
+    """Low-rank noise of a weight [m, n] in K directions: a_K [K, m, rank], b_K [K, rank, n]; and 1 / sqrt(rank)."""
+
+    a_K: NDArray[np.float32]
+    b_K: NDArray[np.float32]
+    scale: np.float32
+
+    @staticmethod
+    def draw(keys: list[Key], parameter: int, shape: tuple[int, int], rank: int) -> Factors:
+        """As `spec.factors`, B transposed so that a row of it is contiguous."""
+        m, n = shape
+        a_K = np.empty((len(keys), m, rank), np.float32)
+        b_K = np.empty((len(keys), n, rank), np.float32)
+        for q, key in enumerate(keys):
+            normals(a_K[q].reshape(-1), key, parameter, Purpose.FACTOR_A)
+            normals(b_K[q].reshape(-1), key, parameter, Purpose.FACTOR_B)
+        return Factors(a_K, np.ascontiguousarray(b_K.transpose(0, 2, 1)), spec.rank_scale(rank))
+
+
+_NO_FACTORS = Factors(np.empty((0, 0, 0), np.float32), np.empty((0, 0, 0), np.float32), np.float32(0))
+
+
 class Step(NamedTuple):
     """The numbers of one update that are the same for every element; float32 in the arithmetic. See `es.update`."""
 
@@ -321,12 +224,14 @@ def update(
     second_moment: NDArray[np.float32] = _NO32,
     anchor: Weights = NO_WEIGHTS,
     start: int = 0,
+    factors: Factors | None = None,
 ) -> float:
     """Apply one update in place, in one pass, the noise of all members regenerated inside it.
 
-    g = sum over directions q, in order, of coefficients[q] * noise[q]; then `es.update.apply`. Returns the sum of the
-    squares of what each weight moved (a statistic; float64).
+    g = sum over directions q, in order, of coefficients[q] * noise[q]; then `es.update.apply`. With `factors` the noise
+    is low-rank, `spec.low_rank`. Returns the sum of the squares of what each weight moved (a statistic; float64).
     """
+    a_K, b_K, scale = factors or _NO_FACTORS
     k0s = np.array([k[0] for k in keys], np.uint32)
     k1s = np.array([k[1] for k in keys], np.uint32)
     return float(
@@ -335,6 +240,9 @@ def update(
             len(weights),
             k0s,
             k1s,
+            a_K,
+            b_K,
+            scale,
             coefficients.astype(np.float32),
             start,
             spec.table(),

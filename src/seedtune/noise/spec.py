@@ -123,6 +123,34 @@ def normals(key: Key, parameter: int, purpose: Purpose, start: int, stop: int) -
     return table()[words(key, parameter, purpose, start, stop)]
 
 
+def low_rank(key: Key, parameter: int, shape: tuple[int, int], rank: int) -> NDArray[np.float32]:
+    """E = A B^T / sqrt(rank), shape [m, n], for a weight of that shape. A [m, rank] and B [n, rank] are normals of
+    their own purposes, in row-major order. EGGROLL, Sarkar et al., arXiv 2511.16652.
+
+    Element by element, in the order of the rank: products and sums are float32, then one product by 1 / sqrt(rank).
+    """
+    a, b = factors(key, parameter, shape, rank)
+    total = a[:, :1] * b[:, 0]
+    for j in range(1, rank):
+        total = total + a[:, j : j + 1] * b[:, j]
+    return total * rank_scale(rank)
+
+
+def factors(
+    key: Key, parameter: int, shape: tuple[int, int], rank: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A [m, rank] and B [n, rank] of `low_rank`."""
+    m, n = shape
+    a = normals(key, parameter, Purpose.FACTOR_A, 0, m * rank).reshape(m, rank)
+    b = normals(key, parameter, Purpose.FACTOR_B, 0, n * rank).reshape(n, rank)
+    return a, b
+
+
+def rank_scale(rank: int) -> np.float32:
+    """1 / sqrt(rank), rounded to float32 once."""
+    return np.float32(1.0 / np.sqrt(np.float64(rank)))
+
+
 def make_table() -> NDArray[np.float32]:
     """The quantiles of N(0, 1) at (i + 1/2) / 65536, odd by construction, scaled to unit variance.
 

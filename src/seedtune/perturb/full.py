@@ -1,96 +1,37 @@
 """Full-rank members: every weight in scope moves. Qiu et al. (arXiv 2509.24372), Algorithm 2.
 
-The centre is a float32 master copy. A member is `round(master + sigma * sign * noise)`, written into the live model by
-one fused pass, so going back is writing `round(master)`: exact, never a subtraction. Updates go to the master, so none
-is lost to the precision of the live weights.
+A member is `round(master + sigma * sign * noise)`, written into the live model by one fused pass, so going back is
+writing `round(master)`: exact, never a subtraction.
 
-`restore="subtract"` keeps no master: the live weights are the centre, noise is added and subtracted again, as in the
-paper's code. It needs the least memory and it is lossy: every member leaves rounding behind (`benchmarks/drift.py`
-measures how much).
+With `restore="subtract"` noise is added to the live weights and subtracted again, as in the paper's code. It needs the
+least memory and it is lossy: every member leaves rounding behind (`benchmarks/drift.py` measures how much).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
-
 from ..es.population import Member
-from ..es.update import UpdateRule, directions
 from ..noise import cpu, spec
-from ..noise.cpu import NO_WEIGHTS, Step, Weights
-
-FORMATS = {torch.float32: cpu.F32, torch.bfloat16: cpu.BF16, torch.float16: cpu.F16}
+from .centre import Centre
 
 
-class FullRank:
-    """The centre of a model, and the means to visit its members.
+class FullRank(Centre):
+    """One member at a time: the live weights are that member's."""
 
-    `parameters` (from `scope.select`) keep their place in the model; their data is cast to `dtype`, the precision of
-    inference, while the master keeps what they held. Live weights that are not on the CPU are written by way of a
-    host buffer.
-    """
-
-    def __init__(
-        self,
-        parameters: Mapping[str, nn.Parameter],
-        *,
-        seed: int,
-        sigma: float,
-        dtype: torch.dtype,
-        noise: str = "iid",
-        restore: str = "exact",
-        rule: UpdateRule | None = None,
-    ) -> None:
-        self.seed, self.sigma, self.exact = seed, sigma, restore == "exact"
-        self.rule = rule or UpdateRule()
-        self.names = list(parameters)
-        self.shapes = [tuple(p.shape) for p in parameters.values()]
-        self.ids = [*spec.parameter_ids(self.names, noise).values()]
-        self.parameters = list(parameters.values())
-        self.steps = 0
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._member: Member | None = None
 
-        self._live: list[Weights] = []
-        self._staging: list[torch.Tensor | None] = []
-        self._centre: list[Weights] = []
-        self._anchor: list[Weights] = []
-        for parameter in self.parameters:
-            self._adopt(parameter, dtype)
-        empty = np.empty(0, np.float32)
-        sizes = [len(w) for w in self._centre]
-        self._m = [np.zeros(n, np.float32) if self.rule.moments > 0 else empty for n in sizes]
-        self._v = [np.zeros(n, np.float32) if self.rule.moments > 1 else empty for n in sizes]
-        self._ranges = cpu.ranges(sizes)
-
-    def _adopt(self, parameter: nn.Parameter, dtype: torch.dtype) -> None:
-        base = parameter.data
-        if self.rule.anchored:
-            self._anchor.append(_host_weights(base.detach().cpu().clone(memory_format=torch.contiguous_format)))
-        if self.exact:
-            master = base.to("cpu", torch.float32, copy=base.dtype != torch.float32 or dtype == torch.float32)
-            self._centre.append(_host_weights(master.contiguous()))
-        parameter.data = base.to(dtype).contiguous()
-        if parameter.data.device.type == "cpu":
-            self._staging.append(None)
-            self._live.append(_host_weights(parameter.data))
+    def become(self, members: Sequence[Member | None]) -> None:
+        """All rows must belong to the same member."""
+        if any(m != members[0] for m in members):
+            raise ValueError("full-rank members are visited one after another; this batch mixes them")
+        if members[0] is None:
+            self.restore()
         else:
-            buffer = torch.empty(parameter.shape, dtype=dtype, pin_memory=torch.cuda.is_available())
-            buffer.copy_(parameter.data)
-            self._staging.append(buffer)
-            self._live.append(_host_weights(buffer))
-        if not self.exact:
-            self._centre.append(self._live[-1])
-
-    @property
-    def moved(self) -> int:
-        """How many weights are in scope."""
-        return sum(len(w) for w in self._centre)
+            self.perturb(members[0])
 
     def perturb(self, member: Member) -> None:
         """Make the live model `member`: theta + sigma * sign * noise."""
@@ -116,66 +57,3 @@ class FullRank:
 
         cpu.parallel(work, self._ranges)
         self._push()
-
-    def update(self, members: Sequence[Member], coefficients: NDArray[np.float32], rate: float) -> float:
-        """theta <- theta + alpha * (sum of c_n * noise_n, by the rule); returns the Euclidean norm of the step."""
-        self.restore()
-        self.steps += 1
-        pairs, merged = directions(members, coefficients)
-        if not pairs and self.rule == UpdateRule():
-            return 0.0
-        keys = [spec.member_key(self.seed, members[0].iteration, pair) for pair in pairs]
-        rule = self.rule
-        step = Step(rate, rule.weight_decay, rule.beta1, rule.beta2, rule.epsilon, *rule.corrections(self.steps))
-
-        def work(n: int, a: int, b: int) -> float:
-            anchor = self._anchor[n].part(a, b) if self._anchor else NO_WEIGHTS
-            weights = self._centre[n].part(a, b)
-            return cpu.update(weights, keys, merged, self.ids[n], step, self._m[n][a:b], self._v[n][a:b], anchor, a)
-
-        moved = cpu.parallel(work, self._ranges)
-        if self.exact:
-            self._write(members[0], 0.0)
-        else:
-            self._push()
-        return math.sqrt(math.fsum(moved))
-
-    def _push(self) -> None:
-        for parameter, buffer in zip(self.parameters, self._staging, strict=True):
-            if buffer is not None:
-                parameter.data.copy_(buffer, non_blocking=True)
-
-    def digest(self) -> str:
-        """The digest of the centre, 16 hexadecimal digits: equal on every replica that holds the same bits."""
-        self.restore()
-
-        def work(n: int, a: int, b: int) -> int:
-            return cpu.digest(self._centre[n].part(a, b), self.ids[n], a)
-
-        return f"{sum(cpu.parallel(work, self._ranges)) % 2**64:016x}"
-
-    def centre(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """A parameter of the centre, rounded once to `dtype`, in its own shape, on the CPU."""
-        n = self.names.index(name)
-        out = torch.empty(self.shapes[n], dtype=dtype)
-        cpu.perturb(_host_weights(out), self._centre[n], 0.0, (0, 0), 0)
-        return out
-
-
-def digest(parameters: Mapping[str, torch.Tensor]) -> str:
-    """The digest of whole tensors, in the dtype they have: which model this is. Quantised tensors are left out."""
-    held = {name: t.detach().cpu().contiguous() for name, t in parameters.items() if t.dtype in FORMATS}
-    weights = [_host_weights(tensor) for tensor in held.values()]
-    ids = [spec.parameter_id(name) for name in held]
-
-    def work(n: int, a: int, b: int) -> int:
-        return cpu.digest(weights[n].part(a, b), ids[n], a)
-
-    return f"{sum(cpu.parallel(work, cpu.ranges(len(w) for w in weights))) % 2**64:016x}"
-
-
-def _host_weights(tensor: torch.Tensor) -> Weights:
-    """The storage of a contiguous CPU tensor, flat, shared, as numba sees it."""
-    flat = tensor.detach().view(-1)
-    array: NDArray[Any] = (flat if tensor.dtype == torch.float32 else flat.view(torch.uint16)).numpy()
-    return Weights.of(array, FORMATS[tensor.dtype])

@@ -49,6 +49,22 @@ def select(model: nn.Module, scope: str) -> dict[str, nn.Parameter]:
     return floating
 
 
+def select_layers(model: nn.Module, scope: str) -> dict[str, nn.Module]:
+    """The linear layers whose weights are in `scope`, by the weight's canonical name: what can move low-rank.
+
+    Raises as `select`, and ConfigError when the scope holds no linear layer.
+    """
+    chosen = select(model, scope)
+    layers = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, _LINEAR)}
+    found: dict[str, nn.Module] = {name: layers[name] for name in chosen if name in layers}
+    if not found:
+        raise ConfigError(
+            f"scope {scope!r} holds no linear layer, and low-rank noise is for the weights of linear layers. "
+            "Use scope: linear, or perturbation: full."
+        )
+    return found
+
+
 def _linear_weights(model: nn.Module) -> set[str]:
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     return {

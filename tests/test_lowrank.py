@@ -1,0 +1,171 @@
+"""Low-rank members: one batch of many members answers as each member alone, and the update is the sum that it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, GemmaConfig, Qwen2Config, Qwen3Config
+
+from seedtune.errors import ConfigError
+from seedtune.es import update
+from seedtune.es.population import Member, Population
+from seedtune.es.update import UpdateRule
+from seedtune.noise import cpu, spec
+from seedtune.noise.cpu import Factors
+from seedtune.perturb.lowrank import LowRank
+from seedtune.perturb.scope import select_layers
+from test_engine import GREEDY, engine
+from test_trainer import ROWS, journal_of, trainer
+from tiny import tiny_gpt2, tiny_llama, tiny_tokenizer
+
+SHAPE = {
+    "vocab_size": len(tiny_tokenizer()), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128,
+    "initializer_range": 0.2, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1,
+}  # fmt: skip
+
+
+def make(architecture):
+    if architecture == "gpt2":
+        return tiny_gpt2()
+    if architecture == "llama":
+        return tiny_llama()
+    config = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "gemma": GemmaConfig}[architecture](**SHAPE)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config).float().eval()
+
+
+def low_rank(model, *, rank=1, scope="linear", **options):
+    options = {"seed": 3, "sigma": 0.05, "dtype": torch.float32, **options}
+    return LowRank(select_layers(model, scope), rank=rank, **options)
+
+
+def add_noise(model, member, rank, sigma=0.05, seed=3):
+    """The reference: E added to the weights, for one member."""
+    key = spec.member_key(seed, member.iteration, member.pair)
+    with torch.no_grad():
+        for name, layer in select_layers(model, "linear").items():
+            e = spec.low_rank(key, spec.parameter_id(name), tuple(layer.weight.shape), rank)
+            layer.weight += sigma * member.sign * torch.from_numpy(e)
+    return model
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 1500), st.integers(1, 4), st.integers(0, 4), st.data())
+def test_the_fused_update_equals_the_reference_bit_for_bit_in_any_split(m, n, rank, count, data):
+    rng = np.random.default_rng(m)
+    theta = rng.standard_normal(m * n).astype(np.float32)
+    keys = [spec.member_key(1, 2, k) for k in range(count)]
+    c = rng.standard_normal(count).astype(np.float32)
+    noise = [spec.low_rank(key, 9, (m, n), rank).ravel() for key in keys]
+    g = update.weighted_noise(noise, c) if noise else np.zeros_like(theta)
+    expected, _, _ = update.apply(theta, g, UpdateRule(), 0.01, 1)
+    fast, cut = theta.copy(), data.draw(st.integers(0, m * n))
+    factors = Factors.draw(keys, 9, (m, n), rank)
+    for a, b in [(0, cut), (cut, m * n)]:
+        cpu.update(cpu.Weights.of(fast[a:b], cpu.F32), keys, c, 9, cpu.Step(0.01), start=a, factors=factors)
+    assert np.array_equal(fast.view(np.uint32), expected.view(np.uint32))
+
+
+def test_low_rank_noise_has_unit_variance_and_its_rank():
+    for rank in (1, 4):
+        e = spec.low_rank((1, 2), 3, (300, 200), rank).astype(np.float64)
+        assert np.linalg.matrix_rank(e, tol=1e-3) == rank
+        assert 0.8 < e.var() < 1.2
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma", "gpt2"])
+def test_one_batch_of_many_members_equals_each_alone(architecture, rank):
+    model = make(architecture)
+    ids = torch.randint(5, 200, (5, 7), generator=torch.Generator().manual_seed(0))
+    members = [*Population(4, antithetic=True).ask(6)[:3], None, Member(6, 3, 1, -1)]
+    perturber = low_rank(model, rank=rank)
+    perturber.become(members)
+    with torch.no_grad():
+        together = model(ids).logits
+    for row, member in enumerate(members):
+        alone = make(architecture) if member is None else add_noise(make(architecture), member, rank)
+        with torch.no_grad():
+            expected = alone(ids[row : row + 1]).logits[0]
+        assert torch.allclose(together[row], expected, atol=2e-4, rtol=1e-3), (row, member)
+    perturber.become([None])
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, make(architecture)(ids).logits)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+def test_every_linear_layer_of_an_architecture_is_found():
+    assert len(select_layers(make("qwen2"), "linear")) == 14
+    assert len(select_layers(make("gpt2"), "linear")) == 8
+    assert len(select_layers(make("llama"), "all")) == 15  # with the head, which is not tied
+
+
+def test_the_engine_decodes_members_together_as_each_alone():
+    e = engine(rank=2, scope="linear")
+    prompts = e.encode(["a", "a longer prompt", "b"], 12)
+    members = Population(4, antithetic=True).ask(1)
+    rows = [(m, p) for m in members for p in prompts]
+    e.become([m for m, _ in rows])
+    together = e.generate([p for _, p in rows], GREEDY, 0)
+    for (member, prompt), completion in zip(rows, together, strict=True):
+        alone = engine(add_noise(tiny_llama(), member, 2, sigma=0.05, seed=1))
+        assert alone.generate([prompt], GREEDY, 0)[0].ids == completion.ids
+
+
+def test_replicas_agree_and_the_update_is_the_sum_of_the_members_noise():
+    members, c = Population(4).ask(1), np.array([0.5, -1, 0, 0.25], np.float32)
+    digests = set()
+    for dtype in (torch.float32, torch.bfloat16):
+        model = tiny_llama()
+        perturber = low_rank(model, rank=2, dtype=dtype)
+        perturber.become(members)
+        perturber.update(members, c, 0.1)
+        digests.add(perturber.digest())
+    assert len(digests) == 1
+    name, base = "model.layers.1.mlp.up_proj.weight", tiny_llama()
+    e = [spec.low_rank(spec.member_key(3, 1, k), spec.parameter_id(name), (64, 32), 2) for k in range(4)]
+    expected = base.get_parameter(name).detach().numpy() + 0.1 * sum(x * y for x, y in zip(c, e, strict=True))
+    assert perturber.centre(name, torch.float32).numpy() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"scope": "norm"}, "holds no linear layer"),
+        ({"rank": 99}, "rank 99 is larger than"),
+        ({"scope": "nothing"}, "matches none"),
+        ({"restore": "subtract"}, "restore: subtract is for perturbation: full"),
+    ],
+)
+def test_what_cannot_be(tmp_path, options, says):
+    with pytest.raises(ConfigError, match=says):
+        trainer(tmp_path, perturbation="lowrank", **options)
+
+
+def test_it_learns_resumes_and_saves(tmp_path):
+    options = {
+        "perturbation": "lowrank", "population_size": 16, "antithetic": True, "learning_rate": 0.1, "eval_steps": 5,
+    }  # fmt: skip
+    t = trainer(tmp_path, output_dir=str(tmp_path / "whole"), max_steps=20, **options)
+    t.train()
+    rewards = [line["eval/reward"] for line in t.run.evaluations]
+    assert max(rewards) > rewards[0] + 0.2
+    trainer(tmp_path, max_steps=10, **options).train()
+    trainer(tmp_path, max_steps=20, **options).train(resume_from_checkpoint=True)
+    assert journal_of(tmp_path) == journal_of(tmp_path, "whole")
+    files = [(tmp_path / name / "checkpoint-20/model.safetensors").read_bytes() for name in ("run", "whole")]
+    assert files[0] == files[1]
+
+
+def test_the_size_of_chunks_cuts_the_population_but_every_row_is_answered(tmp_path):
+    t = trainer(tmp_path, perturbation="lowrank", generation_batch_size=5, max_steps=1, log_completions=True)
+    t.train()
+    import json
+
+    rows = [json.loads(x) for x in (tmp_path / "run/completions/train-1.jsonl").read_text().splitlines()]
+    assert [(r["member"], r["prompt"]) for r in rows] == [(m, p["prompt"]) for m in range(4) for p in ROWS]
