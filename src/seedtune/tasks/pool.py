@@ -90,8 +90,10 @@ class Scorer:
 
 
 def _leave_interrupts_to_the_run() -> None:
-    """Ctrl-C reaches every process of a terminal; the run decides what it means, and still needs its workers."""
+    """Ctrl-C reaches every process of a terminal, and a scheduler's SIGTERM every process of a job; the run decides what
+    they mean, and still needs its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @lru_cache(maxsize=4)
