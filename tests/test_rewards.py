@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
 import sys
 import time
 
@@ -214,6 +215,34 @@ def test_an_error_in_the_worker_comes_back_whole():
         pytest.raises(RewardError, match=r"'picky' raised KeyError[\s\S]*completion: 'a'"),
     ):
         scorer.gather([scorer.submit(batch("a"))])
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    code = (
+        "import os, time\nfrom seedtune.tasks.pool import Scorer\n"
+        "from seedtune.tasks.reward import Batch, Reward\n"
+        "def pid(completions, **k): return [float(os.getpid())]\n"
+        "s = Scorer([Reward(pid)], workers=1, timeout=60)\n"
+        "print(int(s.gather([s.submit(Batch(['a'], ['b'], [[1]], {}))])[0][0].rewards[0]), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    worker = int(run.stdout.readline())
+    run.kill()
+    run.communicate()
+    for _ in range(100):
+        if not alive(worker):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the worker outlived its run")
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().split(")")[-1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_sys_exit_does_not_end_the_run():

@@ -152,6 +152,7 @@ def test_jsonl_csv_parquet_and_datasets(tmp_path):
         ("", "is empty"),
         ('{"question": "a"}\n', "has no column 'prompt'; it has: question"),
         ('{"prompt": "a", "x": 1}\n{"prompt": "b"}\n', "row 2 lacks column 'x'"),
+        ('{"prompt": "a"}\n{"prompt": "b", "x": 1}\n', "row 2 has column 'x'"),
         ('{"prompt": 5}\n', "must be text, or a list of messages"),
         ('{"prompt": []}\n', "must be text, or a list of messages"),
         ('{"prompt": ""}\n', "must be text, or a list of messages"),
@@ -162,6 +163,15 @@ def test_bad_jsonl_says_which_line_and_why(tmp_path, content, says):
     (tmp_path / "d.jsonl").write_text(content)
     with pytest.raises(DataError, match=says):
         dataset.check(dataset.load(str(tmp_path / "d.jsonl")), "the dataset")
+
+
+def test_jsonl_may_hold_any_character_and_a_byte_order_mark(tmp_path):
+    (tmp_path / "d.jsonl").write_text('\ufeff{"prompt": "a\u2028b\x85c"}\n', encoding="utf-8")
+    assert dataset.load(str(tmp_path / "d.jsonl")) == [{"prompt": "a\u2028b\x85c"}]
+    with pytest.raises(DataError, match="no split 'test'"):
+        dataset.load(str(tmp_path / "d.jsonl"), "test")
+    with pytest.raises(DataError, match="rows with columns"):
+        dataset.check([1, 2], "train_dataset")
 
 
 def test_files_that_are_not_there_or_not_what_they_say(tmp_path):

@@ -88,7 +88,7 @@ def test_what_a_run_leaves_behind(tmp_path):
     out = tmp_path / "run"
     assert (result.global_step, result.interrupted) == (3, False)
     assert {p.name for p in out.iterdir()} == {
-        "config.resolved.yaml", "environment.json", "journal.jsonl", "metrics.jsonl", "completions",
+        ".lock", "config.resolved.yaml", "environment.json", "journal.jsonl", "metrics.jsonl", "completions",
         "checkpoint-2", "checkpoint-3",
     }  # fmt: skip
     lines = read_lines(out / "metrics.jsonl")
@@ -199,6 +199,73 @@ def test_other_training_data_is_refused_on_resume(tmp_path):
     trainer(tmp_path, max_steps=1).train()
     with pytest.raises(JournalError, match="data = "):
         trainer(tmp_path, rows=[*ROWS[:3], {"prompt": "five", "target": "e"}]).train(resume_from_checkpoint=True)
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
+    class Second(Progress):
+        said = ""
+
+        def iteration(self, step, metrics, sample):
+            with pytest.raises(RunFolderError, match="another process is running") as e:
+                trainer(tmp_path).train(resume_from_checkpoint=True)
+            self.said = str(e.value)
+
+    second = Second()
+    trainer(tmp_path, progress=second, max_steps=1).train()
+    assert second.said
+    trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_a_run_that_never_got_going_can_be_started_again(tmp_path):
+    with pytest.raises(ConfigError, match="no metric"):
+        trainer(tmp_path, stop_at=["eval/truth < 1"]).train()
+    (tmp_path / "run" / ".checkpoint-1.7.tmp").mkdir()
+    trainer(tmp_path).train()
+    assert not list((tmp_path / "run").glob(".checkpoint*"))
+    trainer(tmp_path, output_dir=str(tmp_path / "whole")).train()
+    assert journal_of(tmp_path) == journal_of(tmp_path, "whole")
+
+
+def test_a_rule_that_ended_a_run_ends_its_resume(tmp_path):
+    rule = {"eval_steps": 1, "stop_at": ["eval/reward >= -1"]}
+    trainer(tmp_path, max_steps=5, **rule).train()
+    result = trainer(tmp_path, max_steps=5, **rule).train(resume_from_checkpoint=True)
+    assert (result.global_step, "by the rule" in result.why) == (1, True)
+
+
+def test_an_update_that_the_journal_does_not_hold_is_said(tmp_path, monkeypatch):
+    t = trainer(tmp_path)
+
+    def fails(iteration):
+        raise SaveError("disk")
+
+    real = t.run.record
+    monkeypatch.setattr(t.run, "record", lambda it, m: real(it, m) if it.t == 1 else fails(it))
+    with pytest.raises(SaveError):
+        t.train()
+    with pytest.raises(JournalError, match="make a new trainer"):
+        t.train(resume_from_checkpoint=True)
+    trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_what_a_function_logs_cannot_replace_what_was_measured(tmp_path):
+    def logs(completions, log_extra, log_metric, **kwargs):
+        log_extra("reward", ["x"] * len(completions))
+        log_extra("note", ["y"] * len(completions))
+        log_metric("mine", 2)
+        return [float(len(c)) for c in completions]
+
+    t = trainer(tmp_path, reward_funcs=logs, max_steps=1)
+    t.train()
+    row = read_lines(tmp_path / "run" / "completions" / "eval-1.jsonl")[0]
+    assert (type(row["reward"]), row["note"]) == (float, "y")
+    assert t.run.evaluations[-1]["eval/mine"] == 2
+
+
+def test_rewards_that_overflow(tmp_path):
+    with pytest.raises(RewardError, match="scale them down"):
+        trainer(tmp_path, reward_funcs=[letters, lambda completions, **k: [1e308] * len(completions)],
+                reward_weights=[1, 100]).train()  # fmt: skip
 
 
 def test_another_run_is_never_overwritten(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -190,7 +191,7 @@ class ESConfig:
         if not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed is an integer of 64 bits, 0 <= seed < 2**64, got {self.seed}.")
         for name, low in _AT_LEAST.items():
-            value = getattr(self, name)
+            value = getattr(self, name, None)
             if value is not None and value < low:
                 raise ConfigError(f"{name} must be at least {low}, got {value}.")
         if not 0 < self.top_p <= 1:
@@ -233,6 +234,8 @@ class ESConfig:
 
 _AT_LEAST = {
     "max_steps": 1,
+    "max_train_samples": 1,
+    "max_eval_samples": 1,
     "rank": 1,
     "eval_steps": 0,
     "save_steps": 0,
@@ -270,13 +273,16 @@ def _coerce(name: str, kind: str, value: Any) -> Any:
             return int(value)
         if base == "float" and not isinstance(value, bool):
             number = float(value)
-            if number != number or number in (float("inf"), float("-inf")):
+            if not math.isfinite(number):
                 raise ValueError
             return number
         if base == "str" and isinstance(value, str):
             return value
         if base == "list[float]" and isinstance(value, list | tuple):
-            return [float(v) for v in value]
+            numbers = [float(v) for v in value]
+            if not all(map(math.isfinite, numbers)):
+                raise ValueError
+            return numbers
         if base == "list[str]" and isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
             return list(value)
         if base == "dict[str, Any]" and isinstance(value, Mapping):

@@ -46,6 +46,11 @@ class Prompts:
         self._eval_encoded = engine.encode([row["prompt"] for row in self.eval], max_completion_length)
         return max(len(p.ids) for p in [*self._train_encoded, *self._eval_encoded]) + max_completion_length
 
+    @property
+    def conversational(self) -> bool:
+        """Whether training prompts are lists of messages."""
+        return self._train_encoded[0].conversational
+
     def digest(self) -> str:
         """What the training data is, rows and tokens: 16 hexadecimal digits."""
         total = hashlib.sha256()

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from . import __version__
 from .config import ESConfig
 from .config_file import to_yaml
@@ -18,6 +21,7 @@ from .journal import record
 from .journal.folder import RunFolder, read_lines, write_lines, write_text
 from .journal.record import Iteration
 from .journal.store import Journal
+from .prompts import Prompts
 from .report.model_card import model_card
 from .report.progress import Summary
 
@@ -61,6 +65,11 @@ class Run:
         if torn:
             note(f"Note: {torn}.")
         record.same_learning(journal.header, self._header())
+        if self._applied > len(journal.iterations):
+            raise JournalError(
+                f"this process holds an update that {journal.path} does not (writing it failed): make a new trainer, "
+                "and resume with that."
+            )
         for it in journal.iterations[max(self._applied - 1, 0) :]:
             if it.t > self._applied:
                 self.fleet.update(it.t, it.coefficients_M, it.learning_rate)
@@ -79,12 +88,16 @@ class Run:
 
     # --- going on -----------------------------------------------------------------------------------------------------
 
+    def update(self, t: int, coefficients: NDArray[np.float32], rate: float) -> float:
+        """Apply iteration `t` to the centre; returns the norm of the step. It is done when `record` has written it."""
+        self._applied = t
+        return self.fleet.update(t, coefficients, rate)
+
     def record(self, iteration: Iteration, metrics: Mapping[str, float]) -> None:
         """An iteration counts as done when its journal line is on disk; its metrics are written before."""
         line = {"step": iteration.t, **metrics}
         self.folder.append_metrics(line)
         self.journal.append(iteration)
-        self._applied = iteration.t
         self.history.append(line)
 
     def record_evaluation(self, answers: Answers, weights: list[float], metrics: Mapping[str, float]) -> None:
@@ -128,10 +141,11 @@ class Run:
         )
         write_text(folder / "README.md", card)
 
-    def summary(self, why: str, checkpoint: Path, held_out: bool, interrupted: bool) -> Summary:
+    def summary(self, why: str, checkpoint: Path, prompts: Prompts, length: int, interrupted: bool) -> Summary:
         """How the run ended, from what is on disk."""
         before, after = self._first_and_last()
-        commands = [f'seedtune generate {checkpoint} "your prompt"']
+        raw = "" if prompts.conversational else " --raw"
+        commands = [f'seedtune generate {checkpoint} "your prompt" --max_completion_length {length}{raw}']
         if interrupted and "model_name_or_path" in self.args.to_dict():
             commands.insert(0, f"seedtune train --resume --output_dir {self.folder.path}")
         elif interrupted:
@@ -142,14 +156,17 @@ class Run:
             self._answers(after),
             before,
             after,
-            held_out,
+            prompts.held_out,
             str(self.folder.path),
             str(checkpoint),
             commands,
         )
 
     def _first_and_last(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return (self.evaluations[0], self.evaluations[-1]) if self.evaluations else ({}, {})
+        """Evaluations; the last one only when there was one after the first."""
+        if not self.evaluations:
+            return {}, {}
+        return self.evaluations[0], self.evaluations[-1] if len(self.evaluations) > 1 else {}
 
     def _answers(self, evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         return read_lines(self.folder.completions(f"eval-{evaluation['step']}")) if evaluation else []

@@ -65,6 +65,8 @@ class ESTrainer:
         progress: Progress | None = None,
     ) -> None:
         args = args or ESConfig()
+        if not isinstance(args, ESConfig):
+            raise ConfigError(f"args must be an ESConfig, got {type(args).__name__}: write ESConfig(output_dir=...).")
         if train_dataset is None:
             raise DataError("train_dataset is missing: give a datasets.Dataset or a list of dicts with a 'prompt'.")
         self.prompts = Prompts(train_dataset, eval_dataset, args.prompts_per_step)
@@ -108,22 +110,24 @@ class ESTrainer:
             Interrupts(self.progress.note) as interrupts,
         ):
             self.fleet.interrupted = lambda: interrupts.count > 1
-            if resume_from_checkpoint:
-                self.run.folder.check_is_here(resume_from_checkpoint)
-                self.run.resume(self.progress.note)
-            else:
-                self.run.start()
-            self.state.global_step, self.state.log_history = self.run.step, list(self.run.history)
-            for line in self.run.evaluations:
-                self.progress.evaluated(line["step"], line)
             try:
+                if resume_from_checkpoint:
+                    self.run.folder.check_is_here(resume_from_checkpoint)
+                    self.run.resume(self.progress.note)
+                else:
+                    self.run.start()
+                self.state.global_step, self.state.log_history = self.run.step, list(self.run.history)
+                for line in self.run.evaluations:
+                    self.progress.evaluated(line["step"], line)
                 self.progress.begin(self._facts(), self.run.step, self.args.max_steps)
                 self._call("on_train_begin")
                 why = self._iterate(scorer, evaluator, interrupts)
                 checkpoint = self.run.save()
                 self._call("on_train_end")
                 stopped = interrupts.count > 0
-                self.progress.finish(self.run.summary(why, checkpoint, self.prompts.held_out, stopped))
+                self.progress.finish(
+                    self.run.summary(why, checkpoint, self.prompts, self.args.max_completion_length, stopped)
+                )
             except SeedtuneError as e:
                 if self.run.step:
                     e.add_note(
@@ -132,6 +136,7 @@ class ESTrainer:
                 raise
             finally:
                 self.progress.stop()
+                self.run.folder.release()
         last = self.run.evaluations[-1] if self.run.evaluations else {}
         return TrainResult(self.run.step, last, why, stopped)
 
@@ -142,6 +147,8 @@ class ESTrainer:
                 self._evaluate(evaluator)
             if first and self._save_due(first) and not self.run.has_checkpoint(first):
                 self.run.save()
+            if first and (why := self._reason_to_stop(first, interrupts)):
+                return why
             for t in range(first + 1, self.args.max_steps + 1):
                 self._call("on_step_begin")
                 self._step(t, scorer)
@@ -159,7 +166,7 @@ class ESTrainer:
         answers = self.fleet.evaluate(members, questions, scorer, t, self._state_for_rewards(), self._on_chunk)
         rewards_M_P = answers.total_M_P(self.weights)
         coefficients = update.coefficients(members, self._fitness(rewards_M_P))
-        norm = self.fleet.update(t, coefficients, self.args.alpha)
+        norm = self.run.update(t, coefficients, self.args.alpha)
         metrics = self._metrics(answers, norm)
         rewards_M = tuple(shaping.member_rewards(rewards_M_P))
         digest = self.fleet.digest()

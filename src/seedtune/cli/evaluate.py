@@ -1,4 +1,4 @@
-"""Measure a model on a task or a dataset: greedy answers, rewards, and what is truly meant."""
+"""Measure a model on a task or a dataset: its answers (greedy unless told otherwise), rewards, and what is meant."""
 
 from __future__ import annotations
 

@@ -68,7 +68,10 @@ def given(parsed: argparse.Namespace, cls: type[ESConfig] = RunConfig) -> dict[s
             if isinstance(raw, str) and "None" in kind and raw.lower() in ("none", "null"):
                 raw = None
             elif isinstance(raw, str) and ("bool" in kind or "dict" in kind):
-                raw = yaml.safe_load(raw)
+                try:
+                    raw = yaml.safe_load(raw)
+                except yaml.YAMLError:
+                    raise ConfigError(f"--{f.name}: {raw!r} is not YAML; for example '{{a: 1}}' or true.") from None
             values[f.name] = raw
     return values
 

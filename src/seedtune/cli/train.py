@@ -31,7 +31,7 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     file = parsed.config or (_own_config(flags) if parsed.resume else None)
     args = resolve(config_file.read(file) if file else {}, flags)
     if parsed.dry_run:
-        RunFolder(args.output_dir).claim(resume=parsed.resume)
+        RunFolder(args.output_dir).check(resume=parsed.resume)
         text = config_file.to_yaml(args)
         write_text(RunFolder(args.output_dir).path / "config.resolved.yaml", text)
         print(text, end="")
@@ -92,7 +92,9 @@ def _test_split(args: RunConfig) -> base.Rows | None:
     if (split := args.dataset_test_split) is None:
         return None
     is_file = split.endswith((".jsonl", ".json", ".csv", ".parquet"))
-    return dataset.load(split if is_file else str(args.dataset_name), split, args.dataset_config)
+    if is_file:
+        return dataset.load(split)
+    return dataset.load(str(args.dataset_name), split, args.dataset_config)
 
 
 def first(rows: base.Rows, count: int | None) -> base.Rows:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines.base import Completion
+from ..errors import RewardError
 from ..es.population import Member
 from ..es.shaping import member_rewards
 from ..tasks.reward import Reward, Scores
@@ -81,8 +82,11 @@ class Answers:
 
     def total_M_P(self, weights: Sequence[float]) -> Floats:
         """The weighted sum over functions; NaN where every function left the completion out (as TRL)."""
-        weighted = self.rewards_F_M_P[: len(weights)] * np.asarray(weights)[:, None, None]
-        total: Floats = np.nansum(weighted, axis=0)
+        with np.errstate(over="ignore"):
+            weighted = self.rewards_F_M_P[: len(weights)] * np.asarray(weights)[:, None, None]
+            total: Floats = np.nansum(weighted, axis=0)
+        if not np.isfinite(total).all():
+            raise RewardError("rewards add up to more than a number holds (infinity): scale them down.")
         total[np.all(np.isnan(weighted), axis=0)] = np.nan
         return total
 
@@ -117,6 +121,7 @@ class Answers:
                 scores = {name: _plain(self.rewards_F_M_P[f, m, p]) for f, name in enumerate(self.names)}
                 out.append(
                     {
+                        **{column: cells[m][p] for column, cells in self.extra.items()},
                         "member": m,
                         "prompt_index": self.questions.indices[p],
                         "prompt": self.questions.prompts[p].content,
@@ -125,7 +130,6 @@ class Answers:
                         "truncated": completion.truncated,
                         "reward": _plain(total[m, p]),
                         **scores,
-                        **{column: cells[m][p] for column, cells in self.extra.items()},
                     }
                 )
         return out

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..errors import RunFolderError, SaveError
 from .store import NAME as JOURNAL
@@ -37,10 +37,16 @@ def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSONL file; a torn last line is left out, a missing file has none."""
+    """Rows of a JSONL file. Lines that are torn or damaged are left out; a missing file has none."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return [row for row in rows if isinstance(row, dict)]
 
 
 class RunFolder:
@@ -48,10 +54,13 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
+        self._lock: IO[str] | None = None
 
     @property
     def holds_a_run(self) -> bool:
-        return (self.path / JOURNAL).exists()
+        """Whether at least one iteration was done here; a journal of a header alone holds nothing to lose."""
+        journal = self.path / JOURNAL
+        return journal.exists() and journal.read_bytes().count(b"\n") > 1
 
     def check(self, resume: bool) -> None:
         """Raise RunFolderError when it holds another run (without `resume`) or none (with it). Writes nothing."""
@@ -75,14 +84,35 @@ class RunFolder:
                 )
 
     def claim(self, resume: bool) -> None:
-        """`check`, and make sure that it can be written. Raises RunFolderError."""
+        """Take the folder for this process, until `release`, and clear away what a killed process left half-made.
+
+        Raises RunFolderError as `check`, and when it cannot be written or another process is running in it.
+        """
         self.check(resume)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path):
-                pass
+            self._lock = (self.path / ".lock").open("w")
         except OSError as e:
             raise RunFolderError(f"cannot write into {self.path}: {e.strerror or e}. Choose another output_dir.") from e
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.release()
+            raise RunFolderError(
+                f"another process is running in {self.path}: wait for it, or end it, then use --resume."
+            ) from None
+        self.check(resume)
+        for draft in self.path.glob(".checkpoint-*.tmp"):
+            shutil.rmtree(draft, ignore_errors=True)
+        if not resume:
+            for left in (JOURNAL, METRICS):
+                (self.path / left).unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let others have the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
         try:
@@ -122,9 +152,9 @@ class RunFolder:
             if target.exists():
                 shutil.rmtree(target)
             draft.rename(target)
-        except Exception as e:
+        except BaseException as e:
             shutil.rmtree(draft, ignore_errors=True)
-            if not isinstance(e, OSError) and "No space left" not in str(e):
+            if not (isinstance(e, OSError) or "No space left" in str(e)):
                 raise
             free = shutil.disk_usage(self.path).free / 2**20
             raise SaveError(

@@ -61,6 +61,8 @@ def seal(line: Mapping[str, Any], previous: str) -> tuple[str, str]:
 def unseal(text: str, previous: str) -> tuple[dict[str, Any], str]:
     """The line and its chain. Raises ValueError when the text is damaged or does not follow `previous`."""
     line = json.loads(text)
+    if not isinstance(line, dict):
+        raise ValueError("it is not an object")
     chain = line.pop("chain")
     if seal(line, previous)[1] != chain:
         raise ValueError("its checksum does not match")

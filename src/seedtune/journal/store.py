@@ -68,7 +68,7 @@ class Journal:
 def _append(path: Path, text: str, new: bool = False) -> None:
     size = 0 if new else path.stat().st_size
     try:
-        with path.open("xb" if new else "ab") as f:
+        with path.open("wb" if new else "ab") as f:
             f.write(text.encode())
             f.flush()
             os.fsync(f.fileno())

@@ -239,8 +239,12 @@ def closing(summary: Summary) -> RenderableType:
             name = key.removeprefix("eval/").replace("completions/mean_length", "tokens an answer")
             before = summary.metrics_before.get(key)
             figures.add_row(name, number(before), Text(number(after), style="bold green"))
-    counted = f"{len(summary.after)} prompts" if summary.after else "the evaluation prompts"
-    parts += [Text(f"The centre, mean over {counted}:"), figures]
+    if shown:
+        step = summary.metrics_after.get("step")
+        parts += [
+            Text(f"The centre, mean over {len(summary.after)} prompts, before and after iteration {step}:"),
+            figures,
+        ]
     parts.append(Text(f"\nOutput: {summary.output_dir}"))
     if summary.next_commands:
         parts.append(Text("Next:"))

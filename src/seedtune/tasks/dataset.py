@@ -15,6 +15,10 @@ def load(name: str, split: str = "train", config: str | None = None) -> Rows:
     """Rows of a local file or folder, or of a dataset on the Hub. Raises DataError."""
     path = Path(name).expanduser()
     if path.is_file():
+        if split != "train":
+            raise DataError(
+                f"{name} is a file, and a file has no split {split!r}: leave the split out, or name a file."
+            )
         return _read_file(path)
     if path.suffix in {".jsonl", ".json", ".csv", ".parquet"}:
         raise DataError(f"there is no file {name!r} (looked in {Path.cwd()}). Check dataset_name.")
@@ -55,9 +59,9 @@ def _read_file(path: Path) -> Rows:
 def _read_jsonl(path: Path) -> list[Row]:
     rows: list[Row] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as e:
-        raise DataError(f"{path} is not UTF-8 text: {e}") from None
+        raise DataError(f"{path} is not UTF-8 text ({e}): save it as UTF-8.") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -85,6 +89,8 @@ def check(rows: Any, what: str) -> Rows:
         )
     if len(rows) == 0:
         raise DataError(f"{what} is empty: there is nothing to train on. Check the file, or the split.")
+    if not isinstance(rows[0], Mapping):
+        raise DataError(f"{what} must hold rows with columns (dicts); its first row is a {type(rows[0]).__name__}.")
     columns = columns_of(rows)
     if "prompt" not in columns:
         raise DataError(
@@ -93,9 +99,9 @@ def check(rows: Any, what: str) -> Rows:
         )
     if not hasattr(rows, "column_names"):
         for n, row in enumerate(rows):
-            missing = set(columns) - set(row)
-            if missing:
-                raise DataError(f"{what}, row {n + 1} lacks column {sorted(missing)[0]!r}, which row 1 has.")
+            if different := set(columns) ^ set(row):
+                which = "lacks" if different - set(row) else "has"
+                raise DataError(f"{what}, row {n + 1} {which} column {sorted(different)[0]!r}, unlike row 1.")
     for n in range(min(len(rows), 10_000)):
         _check_prompt(rows[n]["prompt"], f"{what}, row {n + 1}")
     return rows  # type: ignore[no-any-return]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -46,7 +49,9 @@ class Scorer:
             return done
         if self._pool is None:
             environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-            self._pool = ProcessPoolExecutor(self._workers, initializer=_leave_interrupts_to_the_run, env=environment)
+            self._pool = ProcessPoolExecutor(
+                self._workers, initializer=_serve_the_run, initargs=(os.getpid(),), env=environment
+            )
         try:
             return self._pool.submit(_score, self._pickled, cloudpickle.dumps(batch))  # type: ignore[no-any-return]
         except BrokenProcessPool as e:
@@ -89,11 +94,20 @@ class Scorer:
         self.close()
 
 
-def _leave_interrupts_to_the_run() -> None:
-    """Ctrl-C reaches every process of a terminal, and a scheduler's SIGTERM every process of a job; the run decides what
-    they mean, and still needs its workers."""
+def _serve_the_run(run: int) -> None:
+    """In the worker. Ctrl-C reaches every process of a terminal, and a scheduler's SIGTERM every process of a job; the
+    run decides what they mean, and still needs its workers.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(run,), daemon=True).start()
+
+
+def _end_with(run: int) -> None:
+    """Leave when the run is gone, however it went."""
+    while os.getppid() == run:
+        time.sleep(1)
+    os._exit(1)
 
 
 @lru_cache(maxsize=4)

@@ -51,6 +51,11 @@ class Reward:
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """Raise RewardError when the function requires a column that the dataset does not have."""
+        taken = [c for c in columns if c in GIVEN and c not in NOT_GIVEN]
+        if taken:
+            raise RewardError(
+                f"the dataset has a column {taken[0]!r}, a name that the trainer gives to reward functions: rename it."
+            )
         try:
             parameters = inspect.signature(self.function).parameters.values()
         except (TypeError, ValueError):
@@ -79,6 +84,8 @@ def resolve(source: str) -> Callable[..., Any]:
     path, _, attribute = source.rpartition(":")
     if path.endswith(".py"):
         module = _import_file(path)
+    elif source.endswith(".py"):
+        raise RewardError(f"reward {source!r} names a file; add the function: {source}:function.")
     else:
         path, _, attribute = source.replace(":", ".").rpartition(".")
         if not path:
@@ -154,6 +161,8 @@ def call(reward: Reward, batch: Batch) -> Scores:
         scores.extra.setdefault(column, []).extend(values)
 
     def log_metric(name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise ValueError(f"log_metric({name!r}, {value}): a metric must be a finite number")
         scores.metrics.setdefault(name, []).append(float(value))
 
     function = reward.function
