@@ -172,6 +172,22 @@ def test_a_damaged_journal_names_the_line(tmp_path, line):
         trainer(tmp_path).train(resume_from_checkpoint=True)
 
 
+def test_a_forged_coefficient_is_caught_by_the_digest(tmp_path):
+    from seedtune.journal.record import ROOT, seal
+
+    trainer(tmp_path).train()
+    path, chain, forged = tmp_path / "run" / "journal.jsonl", ROOT, ""
+    for line in read_lines(path):
+        del line["chain"]
+        if line.get("t") == 2:
+            line["coefficients"][0] = (2 * float.fromhex(line["coefficients"][0])).hex()
+        text, chain = seal(line, chain)
+        forged += text
+    path.write_text(forged)
+    with pytest.raises(JournalError, match="after iteration 2"):
+        trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
 def test_a_learning_setting_or_another_model_is_refused_on_resume(tmp_path):
     trainer(tmp_path, max_steps=1).train()
     with pytest.raises(JournalError, match=r"sigma = 0.05 and would go on with 0.1"):

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from . import spec, tiles
+from . import kernels, spec
+from .kernels import BF16, F16, F32
 from .spec import Key, Purpose
-from .tiles import BF16, F16, F32, SIZE
 
 __all__ = ["BF16", "F16", "F32"]
 
@@ -53,121 +52,19 @@ class Weights(NamedTuple):
 NO_WEIGHTS = Weights(_NO16, _NO32, F32)
 
 
-# --- passes over a run of weights -------------------------------------------------------------------------------------
-
-
-@numba.njit(nogil=True, cache=True)
-def _normals(out, start, table, parameter, purpose, k0, k1):  # type: ignore[no-untyped-def]
-    x = np.empty(tiles.SCRATCH, np.uint32)
-    for i in range(0, out.size, SIZE):
-        tiles.normals(out[i : i + SIZE], x, start + i, table, parameter, purpose, k0, k1)
-
-
-@numba.njit(nogil=True, cache=True)
-def _perturb(out16, out32, out_format, in16, in32, in_format, size, scale, start, table, parameter, k0, k1):  # type: ignore[no-untyped-def]
-    x = np.empty(tiles.SCRATCH, np.uint32)
-    noise_tile = np.empty(SIZE, np.float32)
-    tile_buffer = np.empty(SIZE, np.float32)
-    for i in range(0, size, SIZE):
-        j = min(i + SIZE, size)
-        tile, noise = tile_buffer[: j - i], noise_tile[: j - i]
-        tiles.load(tile, in16[i:j], in32[i:j], in_format)
-        if scale != 0:
-            tiles.normals(noise, x, start + i, table, parameter, np.uint32(Purpose.FULL), k0, k1)
-            tiles.scaled_add(tile, noise, scale)
-        tiles.store(out16[i:j], out32[i:j], out_format, tile)
-
-
-@numba.njit(nogil=True, cache=True)
-def _update(  # type: ignore[no-untyped-def]
-    w16,
-    w32,
-    w_format,
-    size,
-    k0s,
-    k1s,
-    a_K,
-    b_K,
-    scale,
-    coefficients,
-    start,
-    table,
-    parameter,
-    m,
-    v,
-    a16,
-    a32,
-    a_format,
-    rate,
-    decay,
-    beta1,
-    beta2,
-    epsilon,
-    correction1,
-    correction2,
-):
-    x = np.empty(tiles.SCRATCH, np.uint32)
-    noise_buffer = np.empty(SIZE, np.float32)
-    sum_buffer = np.empty(SIZE, np.float32)
-    tile_buffer = np.empty(SIZE, np.float32)
-    anchor_buffer = np.zeros(SIZE, np.float32)
-    anchored = a16.size + a32.size > 0
-    moved = 0.0
-    rank, columns = a_K.shape[2], b_K.shape[2]
-    i = 0
-    while i < size:
-        j = min(i + SIZE, size)
-        row, column = 0, 0
-        if rank > 0:  # a tile stays in its row
-            row, column = (start + i) // columns, (start + i) % columns
-            j = min(j, i + columns - column)
-        n = j - i
-        g, noise, tile = sum_buffer[:n], noise_buffer[:n], tile_buffer[:n]
-        g[:] = 0
-        for q in range(coefficients.size):
-            if rank > 0:
-                tiles.low_rank(noise, a_K[q, row], b_K[q, :, column : column + n], scale)
-            else:
-                tiles.normals(noise, x, start + i, table, parameter, np.uint32(Purpose.FULL), k0s[q], k1s[q])
-            tiles.scaled_add(g, noise, coefficients[q])
-        tiles.load(tile, w16[i:j], w32[i:j], w_format)
-        if anchored:
-            tiles.load(anchor_buffer[:n], a16[i:j], a32[i:j], a_format)
-        noise[:] = tile
-        tiles.step(
-            tile, g, m[i:j], v[i:j], anchor_buffer[:n], rate, decay, beta1, beta2, epsilon, correction1, correction2
-        )
-        for q in range(n):
-            moved += np.float64(tile[q] - noise[q]) ** 2
-        tiles.store(w16[i:j], w32[i:j], w_format, tile)
-        i = j
-    return moved
-
-
-@numba.njit(nogil=True, cache=True)
-def _digest(bits, parameter, start):  # type: ignore[no-untyped-def]
-    total = np.uint64(0)
-    high = np.uint64(parameter) << np.uint64(32)
-    for i in range(bits.size):
-        x = high | np.uint64(bits[i])
-        x = x + (np.uint64(start) + np.uint64(i) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        total += x ^ (x >> np.uint64(31))
-    return total
-
-
 # --- what the rest of the library calls -------------------------------------------------------------------------------
 
 
 def normals(out: NDArray[np.float32], key: Key, parameter: int, purpose: Purpose, start: int = 0) -> None:
     """Fill `out` with the normals of elements `start`...; as `spec.normals`."""
-    _normals(out, start, spec.table(), np.uint32(parameter), np.uint32(purpose), np.uint32(key[0]), np.uint32(key[1]))
+    kernels.normals(
+        out, start, spec.table(), np.uint32(parameter), np.uint32(purpose), np.uint32(key[0]), np.uint32(key[1])
+    )
 
 
 def perturb(out: Weights, source: Weights, scale: float, key: Key, parameter: int, start: int = 0) -> None:
     """out = round(source + float32(scale) * noise). `out` and `source` may be the same weights; scale 0 only rounds."""
-    _perturb(
+    kernels.perturb(
         *out,
         *source,
         len(out),
@@ -235,7 +132,7 @@ def update(
     k0s = np.array([k[0] for k in keys], np.uint32)
     k1s = np.array([k[1] for k in keys], np.uint32)
     return float(
-        _update(
+        kernels.update(
             *weights,
             len(weights),
             k0s,
@@ -257,7 +154,7 @@ def update(
 
 def digest(weights: Weights, parameter: int, start: int = 0) -> int:
     """As `spec.digest`."""
-    return int(_digest(weights.bits(), parameter, start))
+    return int(kernels.digest(weights.bits(), parameter, start))
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------
