@@ -242,6 +242,13 @@ def test_a_run_that_never_got_going_can_be_started_again(tmp_path):
     assert journal_of(tmp_path) == journal_of(tmp_path, "whole")
 
 
+def test_an_interrupt_before_the_first_iteration_is_done_can_be_resumed(tmp_path):
+    trainer(tmp_path, output_dir=str(tmp_path / "whole")).train()
+    assert trainer(tmp_path, progress=Interrupting(at={2, 3})).train().global_step == 0
+    trainer(tmp_path).train(resume_from_checkpoint=True)
+    assert journal_of(tmp_path) == journal_of(tmp_path, "whole")
+
+
 def test_a_rule_that_ended_a_run_ends_its_resume(tmp_path):
     rule = {"eval_steps": 1, "stop_at": ["eval/reward >= -1"]}
     trainer(tmp_path, max_steps=5, **rule).train()

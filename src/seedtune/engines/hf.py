@@ -61,7 +61,6 @@ class HFEngine:
         self.tokenizer = tokenizer
         self.device = torch.device(_pick_device(device))
         self._chat_template_kwargs = dict(chat_template_kwargs or {})
-        self._sampling_seed = seed
         self._dtype = DTYPES[dtype]
         self._base_dtypes = {n: p.dtype for n, p in model.named_parameters()}
         self._base_dtype = model.dtype

@@ -64,7 +64,7 @@ class RunFolder:
 
     def check(self, resume: bool) -> None:
         """Raise RunFolderError when it holds another run (without `resume`) or none (with it). Writes nothing."""
-        if resume and not self.holds_a_run:
+        if resume and not (self.path / JOURNAL).exists():
             raise RunFolderError(f"{self.path} holds no run to resume: there is no {JOURNAL}. Check output_dir.")
         if not resume and self.holds_a_run:
             raise RunFolderError(

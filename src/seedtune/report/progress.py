@@ -43,8 +43,6 @@ class Progress:
     metrics: Mapping[str, float] = field(default_factory=dict)
     centre: list[tuple[int, float]] = field(default_factory=list)
     sample: Mapping[str, Any] | None = None
-    tokens: int = 0
-    seconds: float = 0.0
     _started: float = 0.0
     _first: int = 0
 
@@ -58,11 +56,9 @@ class Progress:
     def chunk(self, done: int, total: int, new_tokens: int) -> None:
         """`done` of `total` chunks of the iteration (or the evaluation) have been decoded."""
         self.done, self.total = done, total
-        self.tokens += new_tokens
 
     def iteration(self, step: int, metrics: Mapping[str, float], sample: Mapping[str, Any]) -> None:
         self.step, self.metrics, self.sample, self.done = step, metrics, sample, 0
-        self.seconds += metrics.get("time/generate", 0.0)
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         self.centre.append((step, metrics["eval/reward"]))
