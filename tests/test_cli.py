@@ -222,7 +222,7 @@ def test_the_panel_fits_a_hundred_columns_and_shows_what_matters():
     panel = Panel(console)
     panel.begin([("model", "tiny"), ("reward", "short")], 0, 10)
     panel.evaluated(0, {"eval/reward": -100.0, "eval/correct": 0.5})
-    panel.chunk(1, 4, 20)
+    panel.rows(1, 4, 20)
     metrics = {"reward": -90.0, "reward_std": 5.0, "completions/mean_length": 12.0, "tokens_per_second": 50.0}
     panel.iteration(1, metrics, {"prompt": "What is [bold]this[/bold]?", "completion": "It is\na long answer " * 30})
     panel.evaluated(1, {"eval/reward": -50.0, "eval/correct": 0.75})

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from seedtune.engines import models
 from seedtune.engines.base import Sampling
 from seedtune.engines.hf import HFEngine
-from seedtune.errors import DataError, ModelError
+from seedtune.errors import ConfigError, DataError, ModelError
 from seedtune.es.population import Member, Population
 from tiny import save_tiny, tiny_gpt2, tiny_llama, tiny_tokenizer
 
@@ -104,7 +104,7 @@ def test_conversations_go_through_the_chat_template():
 
 def test_a_conversation_without_a_chat_template():
     e = engine()
-    e.tokenizer = _without_template()
+    e.texts.tokenizer = _without_template()
     with pytest.raises(DataError, match="no chat template"):
         e.encode([[{"role": "user", "content": "hi"}]], 12)
 
@@ -124,9 +124,9 @@ def test_a_prompt_longer_than_the_context_is_named():
 
 def test_completions_end_at_the_stop_token():
     e = engine()
-    assert e._completion([5, 6, 0, 1, 1]).ids == (5, 6)
-    assert not e._completion([5, 6, 0, 1]).truncated
-    assert e._completion([5, 6]).truncated
+    assert e.texts.completion([5, 6, 0, 1, 1]).ids == (5, 6)
+    assert not e.texts.completion([5, 6, 0, 1]).truncated
+    assert e.texts.completion([5, 6]).truncated
 
 
 @pytest.mark.parametrize("base", [torch.float32, torch.bfloat16])
@@ -163,11 +163,13 @@ def test_after_saving_it_goes_on_as_before(tmp_path):
     assert e.digest() == digest
 
 
-def test_rows_that_fit_shrink_with_length_and_never_reach_zero():
+def test_rows_that_fit_shrink_with_length_and_none_is_an_error():
     e = engine()
-    assert e.rows_that_fit(100) == 256
+    assert e.rows_that_fit(100) == 128
     assert 1 <= e.rows_that_fit(10**6) < e.rows_that_fit(10**5)
-    assert e.rows_that_fit(10**12) == 1
+    with pytest.raises(ConfigError, match="raise generation_memory"):
+        e.rows_that_fit(10**12)
+    assert engine(generation_memory=0.001).rows_that_fit(1000) < 8
 
 
 # --- finding models ---------------------------------------------------------------------------------------------------

@@ -41,14 +41,15 @@ def make(architecture):
 
 def low_rank(model, *, rank=1, scope="linear", **options):
     options = {"seed": 3, "sigma": 0.05, "dtype": torch.float32, **options}
-    return LowRank(select_layers(model, scope), rank=rank, **options)
+    layers = select_layers(model, scope)
+    return LowRank(layers.found, together=layers.together, rank=rank, **options)
 
 
 def add_noise(model, member, rank, sigma=0.05, seed=3):
     """The reference: E added to the weights, for one member."""
     key = spec.member_key(seed, member.iteration, member.pair)
     with torch.no_grad():
-        for name, layer in select_layers(model, "linear").items():
+        for name, layer in select_layers(model, "linear").found.items():
             e = spec.low_rank(key, spec.parameter_id(name), tuple(layer.weight.shape), rank)
             layer.weight += sigma * member.sign * torch.from_numpy(e)
     return model
@@ -100,9 +101,9 @@ def test_one_batch_of_many_members_equals_each_alone(architecture, rank):
 
 
 def test_every_linear_layer_of_an_architecture_is_found():
-    assert len(select_layers(make("qwen2"), "linear")) == 14
-    assert len(select_layers(make("gpt2"), "linear")) == 8
-    assert len(select_layers(make("llama"), "all")) == 15  # with the head, which is not tied
+    assert len(select_layers(make("qwen2"), "linear").found) == 14
+    assert len(select_layers(make("gpt2"), "linear").found) == 8
+    assert len(select_layers(make("llama"), "all").found) == 15  # with the head, which is not tied
 
 
 def test_the_engine_decodes_members_together_as_each_alone():

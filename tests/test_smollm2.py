@@ -62,5 +62,5 @@ def test_the_checkpoint_loads_in_plain_transformers(trained):
     tokenizer = AutoTokenizer.from_pretrained(folder / "checkpoint-2")
     assert model.dtype == torch.bfloat16
     assert tokenizer.chat_template
-    t.engine.become([None])
+    t.engine.restore()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), t.model.parameters(), strict=True))

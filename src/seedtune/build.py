@@ -47,6 +47,7 @@ def engine(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | No
         rule=update_rule(args),
         threads=args.threads,
         chat_template_kwargs=args.chat_template_kwargs,
+        generation_memory=args.generation_memory,
     )
 
 

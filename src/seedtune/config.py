@@ -131,6 +131,12 @@ class ESConfig:
     top_p: float = setting("Generation", "nucleus, when sampling", 1.0)
     top_k: int = setting("Generation", "0: off", 0)
     generation_batch_size: int | None = setting("Generation", "rows decoded together; default: what fits", None)
+    chunk_size: int | None = setting(
+        "Generation", "rows handed out as a unit; as rows end, others take their places; default: twice the batch", None
+    )
+    generation_memory: float | None = setting(
+        "Generation", "GB for keys and values; default: 1, or half of what a GPU has free", None, learning=False
+    )
     chat_template_kwargs: dict[str, Any] = setting("Generation", "passed to the chat template", None)
 
     reward_weights: list[float] | None = setting("Rewards", "one weight a reward function; default 1", None)
@@ -245,6 +251,8 @@ _AT_LEAST = {
     "temperature": 0,
     "top_k": 0,
     "generation_batch_size": 1,
+    "chunk_size": 1,
+    "generation_memory": 0,
     "reward_workers": 0,
     "reward_timeout": 0.001,
     "threads": 1,

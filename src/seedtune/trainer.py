@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +85,15 @@ class ESTrainer:
         self.model, self.processing_class = self.engine.model, self.engine.tokenizer
         longest = self.prompts.encode(self.engine, args.max_completion_length)
         rows = args.generation_batch_size or self.engine.rows_that_fit(longest)
-        self.args = dataclasses.replace(args, learning_rate=args.alpha, generation_batch_size=rows)
+        chunk = args.chunk_size or 2 * rows
+        self.args = dataclasses.replace(
+            args, learning_rate=args.alpha, generation_batch_size=rows, chunk_size=chunk
+        )  # fmt: skip
         self.population = Population(args.population_size, args.antithetic)
-        sampling = Sampling(args.max_completion_length, args.temperature, args.top_p, args.top_k)
-        self.fleet = LocalFleet(self.engine, self.population, sampling, rows_at_once=rows, seed=args.seed)
+        sampling = Sampling(
+            args.max_completion_length, args.temperature, args.top_p, args.top_k, rows_at_once=rows
+        )  # fmt: skip
+        self.fleet = LocalFleet(self.engine, self.population, sampling, chunk_size=chunk, seed=args.seed)
         self.run = Run(self.args, self.fleet, [r.name for r in self.rewards], self.prompts.digest())
         self.progress = progress if progress is not None else display()
         self.state = TrainerState(max_steps=args.max_steps, is_local_process_zero=True, is_world_process_zero=True)
@@ -163,7 +168,7 @@ class ESTrainer:
         """One iteration of Algorithm 2 (Qiu et al., arXiv 2509.24372)."""
         members = self.population.ask(t)
         questions = self.prompts.batch(self.args.seed, t)
-        answers = self.fleet.evaluate(members, questions, scorer, t, self._state_for_rewards(), self._on_chunk)
+        answers = self.fleet.evaluate(members, questions, scorer, t, self._state_for_rewards(), self.progress.rows)
         rewards_M_P = answers.total_M_P(self.weights)
         coefficients = update.coefficients(members, self._fitness(rewards_M_P))
         norm = self.run.update(t, coefficients, self.args.alpha)
@@ -236,7 +241,7 @@ class ESTrainer:
 
     def _centre(self, scorer: Scorer) -> tuple[Answers, dict[str, float]]:
         questions = self.prompts.evaluation()
-        answers = self.fleet.evaluate([None], questions, scorer, 0, self._state_for_rewards(), self._on_chunk)
+        answers = self.fleet.evaluate([None], questions, scorer, 0, self._state_for_rewards(), self.progress.rows)
         metrics = answers.metrics(self.weights)
         metrics["reward_std"] = float(np.nanstd(answers.total_M_P(self.weights)))
         return answers, {f"eval/{name}": value for name, value in metrics.items()}
@@ -270,9 +275,6 @@ class ESTrainer:
 
     def _state_for_rewards(self) -> dict[str, Any]:
         return {"global_step": self.run.step, "max_steps": self.args.max_steps}
-
-    def _on_chunk(self, done: int, total: int, completions: Sequence[Any]) -> None:
-        self.progress.chunk(done, total, sum(len(c.ids) for c in completions))
 
     def _metrics(self, answers: Answers, norm: float) -> dict[str, float]:
         seconds: Mapping[str, float] = answers.seconds

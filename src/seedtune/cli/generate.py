@@ -50,15 +50,17 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
         restore="subtract",  # keeps no master copy, and nothing is perturbed here
         threads=args.threads,
         chat_template_kwargs=args.chat_template_kwargs,
+        generation_memory=args.generation_memory,
     )
     chat = bool(tokenizer.chat_template) and not parsed.raw
     contents = [[{"role": "user", "content": text}] if chat else text for text in asked]
     prompts = engine.encode(contents, args.max_completion_length)
-    sampling = Sampling(args.max_completion_length, args.temperature, args.top_p, args.top_k)
     longest = max(len(p.ids) for p in prompts) + args.max_completion_length
     rows = args.generation_batch_size or engine.rows_that_fit(longest)
-    for first in range(0, len(prompts), rows):
-        part = slice(first, first + rows)
+    sampling = Sampling(args.max_completion_length, args.temperature, args.top_p, args.top_k, rows_at_once=rows)
+    chunk = args.chunk_size or 2 * rows
+    for first in range(0, len(prompts), chunk):
+        part = slice(first, first + chunk)
         for text, completion in zip(asked[part], engine.generate(prompts[part], sampling, args.seed), strict=True):
             if len(asked) > 1:
                 print(f"> {text}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,21 +27,34 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to decode. Temperature 0 is greedy, the paper's choice: all variation comes from the parameters."""
+    """How to decode. Temperature 0 is greedy, the paper's choice: all variation comes from the parameters.
+
+    `logprobs`: completions carry the log-probability of each of their tokens (temperature 1, nothing cut off).
+    `rows_at_once`: how many rows of a chunk share a batch; None: all.
+    """
 
     max_completion_length: int
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    logprobs: bool = False
+    rows_at_once: int | None = None
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What the model wrote: new tokens without the end-of-sequence token, their text, and whether it was cut off."""
+    """What the model wrote: new tokens without the end-of-sequence token, their text, and whether it was cut off;
+    and the log-probability of each token, where `Sampling` asks for it.
+    """
 
     ids: tuple[int, ...]
     text: str
     truncated: bool
+    logprobs: tuple[float, ...] | None = None
+
+
+#: Rows of a chunk that have ended, by their number in it.
+OnCompletions = Callable[[Mapping[int, Completion]], None]
 
 
 class Engine(Protocol):
@@ -60,8 +73,17 @@ class Engine(Protocol):
         """Let row n of the next `generate` be answered by `members[n]`; None is the centre."""
         ...
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[Completion]:
-        """Decode one chunk, as a unit: what it yields depends on the chunk, the weights and `seed` alone."""
+    def restore(self) -> None:
+        """Be the centre again, and let go of what was made for members."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, on_completions: OnCompletions | None = None
+    ) -> list[Completion]:
+        """Decode one chunk, as a unit: what it yields depends on the chunk, the weights and `seed` alone.
+
+        `on_completions` is called as rows end, in an order that depends on the same alone.
+        """
         ...
 
     def update(self, members: Sequence[Member], coefficients: NDArray[np.float32], rate: float) -> float:
@@ -81,5 +103,5 @@ class Engine(Protocol):
         ...
 
     def rows_that_fit(self, tokens: int) -> int:
-        """How many rows of `tokens` tokens (prompt and completion) one chunk may hold."""
+        """How many rows of `tokens` tokens (prompt and completion) may be decoded at once; ConfigError when none."""
         ...

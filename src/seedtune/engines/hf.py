@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import DataError, ModelError
+from ..errors import ConfigError, ModelError
 from ..es.population import Member
 from ..es.update import UpdateRule
 from ..noise import cpu
@@ -20,12 +20,18 @@ from ..perturb.centre import Centre
 from ..perturb.centre import digest as digest_of
 from ..perturb.full import FullRank
 from ..perturb.lowrank import LowRank
-from ..perturb.scope import select, select_layers
-from .base import Completion, Prompt, Sampling
+from ..perturb.scope import linear_layers, select, select_layers
+from . import reference
+from .attention import install as install_attention
+from .base import Completion, OnCompletions, Prompt, Sampling
+from .cache import RowCache
+from .decode import Decoder, Written
 from .models import quiet
+from .texts import Texts
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-_CPU_BUDGET = 1 << 30
+#: Rows beyond which a batch is not faster, only larger (on a CPU: measured, see LOG.md).
+_MOST_ROWS = {"cpu": 128, "cuda": 256}
 
 
 class HFEngine:
@@ -33,6 +39,7 @@ class HFEngine:
 
     `dtype` is the precision of inference; checkpoints are written in the dtype that the model came in. `device` is
     `auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`. With a `rank` members are low-rank and share batches.
+    `generation_memory` is in GB. The model's own sampling defaults (its `generation_config`) are not used.
     """
 
     def __init__(
@@ -52,6 +59,7 @@ class HFEngine:
         rule: UpdateRule | None = None,
         threads: int | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        generation_memory: float | None = None,
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
@@ -60,23 +68,31 @@ class HFEngine:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.device = torch.device(_pick_device(device))
-        self._chat_template_kwargs = dict(chat_template_kwargs or {})
+        config = model.config.get_text_config()
+        stops = getattr(model.generation_config, "eos_token_id", None)
+        context = getattr(config, "max_position_embeddings", None)
+        self.texts = Texts(tokenizer, stops, context, chat_template_kwargs)
+        self._generation_memory = generation_memory
         self._dtype = DTYPES[dtype]
         self._base_dtypes = {n: p.dtype for n, p in model.named_parameters()}
         self._base_dtype = model.dtype
         self._base_digest = digest_of(dict(model.named_parameters()))
-        layers = select_layers(model, scope) if rank is not None else {}
-        chosen = {name: layer.get_parameter("weight") for name, layer in layers.items()} or select(model, scope)
-        self._kept = self._cast_the_rest(chosen)
         self.model.to(self.device)
+        install_attention(self.model)
         how: dict[str, Any] = {"seed": seed, "sigma": sigma, "dtype": self._dtype, "noise": noise, "rule": rule}
-        self.centre: Centre = (
-            FullRank(chosen, restore=restore, **how) if rank is None else LowRank(layers, rank=rank, **how)
-        )
-        self._own_generation_config = model.generation_config
-        self.model.generation_config = self._plain_generation_config()
+        if rank is None:
+            chosen = select(model, scope)
+            self._kept, self.left_out = self._cast_the_rest(chosen), {}
+            self.centre: Centre = FullRank(chosen, restore=restore, **how)
+        else:
+            layers = select_layers(self.model, scope)
+            self._kept, self.left_out = self._cast_the_rest(layers.found), layers.left_out
+            still = [layer for name, layer in linear_layers(model).items() if name not in layers.found]
+            self.centre = LowRank(layers.found, together=layers.together, still=still, rank=rank, **how)
+        self._members: list[tuple[int, int]] = []
+        self.decoder = self._make_decoder()
 
-    def _cast_the_rest(self, chosen: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+    def _cast_the_rest(self, chosen: Collection[str]) -> dict[str, torch.Tensor]:
         """Bring parameters out of scope to the dtype of inference; keep what a checkpoint could not get back."""
         kept = {}
         for name, parameter in self.model.named_parameters():
@@ -85,70 +101,41 @@ class HFEngine:
                 parameter.data = parameter.data.to(self._dtype)
         return kept
 
-    def _plain_generation_config(self) -> GenerationConfig:
-        """Stop tokens only. A model's own sampling defaults (repetition penalty, temperature...) would creep in."""
-        own = self._own_generation_config
-        eos = getattr(own, "eos_token_id", None)
-        if eos is None:
-            eos = self.tokenizer.eos_token_id
-        self._stops = {eos} if isinstance(eos, int) else set(eos or [])
-        pad = self.tokenizer.pad_token_id
-        if pad is None:
-            pad = min(self._stops, default=0)
-        self._pad = int(pad)
-        return GenerationConfig(eos_token_id=sorted(self._stops) or None, pad_token_id=self._pad)
+    def _make_decoder(self) -> Decoder | None:
+        """The decode loop, or None for a model with another kind of cache: that goes through transformers' own."""
+        if RowCache.suits(self.model) is None:
+            return None
+        gpu = {"check_every": 8, "prefill_tokens": 16384} if self.device.type == "cuda" else {}
+        return Decoder(self.model, stops=self.texts.stops, pad=self.texts.pad, **gpu)
 
     # --- prompts ------------------------------------------------------------------------------------------------------
 
-    @property
-    def context(self) -> int | None:
-        """How many tokens the model can attend to, where its configuration says so."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-
     def encode(self, prompts: Sequence[Any], max_completion_length: int) -> list[Prompt]:
-        """Tokenise text as it is, and messages by the model's chat template, which opens the assistant's turn."""
-        encoded = []
-        for number, content in enumerate(prompts, 1):
-            if isinstance(content, str):
-                ids = self.tokenizer(content)["input_ids"]
-            else:
-                ids = self._apply_chat_template(content)
-            if self.context is not None and len(ids) + max_completion_length > self.context:
-                raise DataError(
-                    f"prompt {number} has {len(ids)} tokens; with max_completion_length {max_completion_length} that "
-                    f"is more than the model's context of {self.context}. Shorten the prompt or the completion.\n"
-                    f"  {str(content)[:100]!r}"
-                )
-            encoded.append(Prompt(content, tuple(ids)))
-        return encoded
-
-    def _apply_chat_template(self, messages: Any) -> list[int]:
-        if not self.tokenizer.chat_template:
-            raise DataError(
-                "the prompts are conversational (lists of messages), but the model's tokenizer has no chat template: "
-                "use an instruct model, or give prompts as text."
-            )
-        try:
-            text = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False, **self._chat_template_kwargs
-            )
-        except Exception as e:
-            raise DataError(f"the chat template refuses {str(messages)[:200]}: {e}") from e
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
+        return self.texts.encode(prompts, max_completion_length)
 
     def rows_that_fit(self, tokens: int) -> int:
-        """Rows of a chunk so that keys, values and logits fit: 1 GiB on the CPU, half of a GPU's free memory."""
         config = self.model.config.get_text_config()
         hidden, layers = getattr(config, "hidden_size", 4096), getattr(config, "num_hidden_layers", 32)
         queries = getattr(config, "num_attention_heads", None) or 1
         heads = getattr(config, "num_key_value_heads", None) or queries
         width = getattr(config, "head_dim", None) or hidden // queries
-        cache = 2 * layers * heads * width * tokens * self._dtype.itemsize
-        row = 2 * cache + 12 * config.vocab_size + 16 * tokens * hidden
-        budget = _CPU_BUDGET
+        row = 2 * layers * heads * width * tokens * self._dtype.itemsize + 12 * config.vocab_size + 16 * hidden
+        rows = int(self._memory() // row)
+        if not rows:
+            raise ConfigError(
+                f"one row of {tokens} tokens takes {row / 1e9:.2g} GB of memory for its keys and values, and "
+                f"{self._memory() / 1e9:.2g} GB may be used: raise generation_memory, or shorten the prompts or the "
+                "completions."
+            )
+        return min(rows, _MOST_ROWS[self.device.type])
+
+    def _memory(self) -> float:
+        """Bytes for keys, values and logits: as told, else 1 GB on the CPU, half of what a GPU has free."""
+        if self._generation_memory is not None:
+            return self._generation_memory * 1e9
         if self.device.type == "cuda":
-            budget = torch.cuda.mem_get_info(self.device)[0] // 2
-        return max(1, min(int(budget // row), 256))
+            return torch.cuda.mem_get_info(self.device)[0] / 2
+        return 1e9
 
     # --- members ------------------------------------------------------------------------------------------------------
 
@@ -158,6 +145,11 @@ class HFEngine:
 
     def become(self, members: Sequence[Member | None]) -> None:
         self.centre.become(members)
+        self._members = [(-1, 0) if m is None else (m.pair, m.sign) for m in members]
+
+    def restore(self) -> None:
+        self.centre.restore()
+        self._members = []
 
     def update(self, members: Sequence[Member], coefficients: NDArray[np.float32], rate: float) -> float:
         return self.centre.update(members, coefficients, rate)
@@ -167,43 +159,42 @@ class HFEngine:
 
     # --- completions --------------------------------------------------------------------------------------------------
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[Completion]:
-        """One padded batch through transformers' `generate`; padding goes on the left, and is masked."""
-        width = max(len(p.ids) for p in prompts)
-        ids = torch.full((len(prompts), width), self._pad)
-        mask = torch.zeros((len(prompts), width), dtype=torch.long)
-        for n, prompt in enumerate(prompts):
-            ids[n, width - len(prompt.ids) :] = torch.tensor(prompt.ids)
-            mask[n, width - len(prompt.ids) :] = 1
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.inference_mode(), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            try:
-                out = self.model.generate(
-                    input_ids=ids.to(self.device),
-                    attention_mask=mask.to(self.device),
-                    generation_config=self._decoding(sampling),
-                )
-            except torch.OutOfMemoryError as e:
-                raise ModelError(
-                    f"out of GPU memory with {len(prompts)} rows of up to {width + sampling.max_completion_length} "
-                    "tokens: set generation_batch_size lower."
-                ) from e
-        return [self._completion(row) for row in out[:, width:].tolist()]
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int,
+        on_completions: OnCompletions | None = None,
+    ) -> list[Completion]:
+        completions: dict[int, Completion] = {}
 
-    def _decoding(self, sampling: Sampling) -> GenerationConfig:
-        config = self._plain_generation_config()
-        config.max_new_tokens = sampling.max_completion_length
-        config.do_sample = sampling.temperature > 0
-        if config.do_sample:
-            config.temperature, config.top_p, config.top_k = sampling.temperature, sampling.top_p, sampling.top_k
-        return config
+        def collect(written: Sequence[Written]) -> None:
+            ended = {w.row: self.texts.completion(w.ids, w.logprobs) for w in written}
+            completions.update(ended)
+            if on_completions:
+                on_completions(ended)
 
-    def _completion(self, ids: list[int]) -> Completion:
-        end = next((n for n, token in enumerate(ids) if token in self._stops), None)
-        kept = ids[:end]
-        text = str(self.tokenizer.decode(kept, skip_special_tokens=True))
-        return Completion(tuple(kept), text, truncated=end is None)
+        ids = [p.ids for p in prompts]
+        members = self._members or [(-1, 0)] * len(ids)
+        rows_at_once = sampling.rows_at_once or len(ids)
+        try:
+            if self.decoder:
+                self.decoder.decode(ids, members, sampling, seed, rows_at_once, self.centre.seat, collect)
+            elif sampling.logprobs:
+                raise ModelError("log-probabilities need a model that caches keys and values; this one does not.")
+            else:
+                for first in range(0, len(ids), rows_at_once):
+                    part = range(first, min(first + rows_at_once, len(ids)))
+                    self.centre.seat(torch.tensor(part))
+                    some = [ids[n] for n in part]
+                    out = reference.generate(self.model, some, sampling, seed, self.texts.pad, self.texts.stops)
+                    collect([Written(row, new, None) for row, new in zip(part, out, strict=True)])
+        except torch.OutOfMemoryError as e:
+            raise ModelError(
+                f"out of GPU memory with {min(rows_at_once, len(ids))} rows of up to "
+                f"{max(map(len, ids)) + sampling.max_completion_length} tokens: set generation_batch_size lower."
+            ) from e
+        return [completions[n] for n in range(len(ids))]
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -215,6 +206,7 @@ class HFEngine:
             "dtype": str(self._dtype).removeprefix("torch."),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "moved": self.centre.moved,
+            "left_out": self.left_out,
             "scope": [
                 [name, number, list(shape)]
                 for name, number, shape in zip(self.centre.names, self.centre.ids, self.centre.shapes, strict=True)
@@ -223,7 +215,7 @@ class HFEngine:
 
     def save(self, folder: Path) -> None:
         """Safetensors, configuration and tokenizer, in the base model's dtype and layout."""
-        self.centre.become([None])
+        self.restore()
         state = self.model.state_dict()
         for name, dtype in self._base_dtypes.items():
             if name in self.centre.names and dtype != self._dtype:
@@ -232,13 +224,9 @@ class HFEngine:
                 state[name] = self._kept[name]
         for name in getattr(self.model, "all_tied_weights_keys", None) or {}:
             state.pop(name, None)
-        self.model.generation_config = self._own_generation_config
-        try:
-            with quiet():
-                self.model.save_pretrained(folder, state_dict=state)
-                self.tokenizer.save_pretrained(folder)
-        finally:
-            self.model.generation_config = self._plain_generation_config()
+        with quiet():
+            self.model.save_pretrained(folder, state_dict=state)
+            self.tokenizer.save_pretrained(folder)
         config = folder / "config.json"
         settings = json.loads(config.read_text())
         settings["dtype"] = str(self._base_dtype).removeprefix("torch.")

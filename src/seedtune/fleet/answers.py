@@ -17,7 +17,7 @@ from ..errors import RewardError
 from ..es.population import Member
 from ..es.shaping import member_rewards
 from ..tasks.reward import Reward, Scores
-from .plan import Chunk, Questions
+from .plan import Questions
 
 Floats = NDArray[np.float64]
 
@@ -33,6 +33,14 @@ class Clock:
         started = time.perf_counter()
         yield
         self.seconds[name] += time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Completions that are scored together, with their places (member, prompt)."""
+
+    places: tuple[tuple[int, int], ...]
+    completions: tuple[Completion, ...]
 
 
 @dataclass(frozen=True)
@@ -52,30 +60,28 @@ class Answers:
         members: Sequence[Member | None],
         questions: Questions,
         rewards: Sequence[Reward],
-        plan: Sequence[Chunk],
-        answered: Sequence[Sequence[Completion]],
+        pieces: Sequence[Piece],
         scored: Sequence[Sequence[Scores]],
         seconds: Mapping[str, float],
     ) -> Answers:
-        """Put the chunks' results where they belong: members and prompts in their own order."""
+        """Put the pieces where they belong: members and prompts in their own order."""
         shape = (len(rewards), len(members), len(questions.prompts))
         rewards_F_M_P = np.full(shape, np.nan)
         completions: list[list[Any]] = [[None] * shape[2] for _ in members]
         extra: dict[str, list[list[Any]]] = {}
         metrics: dict[str, list[float]] = defaultdict(list)
-        for chunk, texts, scores in zip(plan, answered, scored, strict=True):
-            places = list(zip(chunk.members, chunk.rows, strict=True))
+        for piece, scores in zip(pieces, scored, strict=True):
             for f, score in enumerate(scores):
-                for (m, row), reward in zip(places, score.rewards, strict=True):
+                for (m, row), reward in zip(piece.places, score.rewards, strict=True):
                     rewards_F_M_P[f, m, row] = np.nan if reward is None else reward
                 for name, values in score.metrics.items():
                     metrics[name] += values
                 for column, values in score.extra.items():
                     cells = extra.setdefault(column, [[None] * shape[2] for _ in members])
-                    for (m, row), value in zip(places, values, strict=False):
+                    for (m, row), value in zip(piece.places, values, strict=False):
                         cells[m][row] = value
-            for (m, row), text in zip(places, texts, strict=True):
-                completions[m][row] = text
+            for (m, row), completion in zip(piece.places, piece.completions, strict=True):
+                completions[m][row] = completion
         logged = {name: float(np.mean(values)) for name, values in metrics.items()}
         names = tuple(r.name for r in rewards)
         return Answers(questions, names, completions, rewards_F_M_P, extra, logged, dict(seconds))

@@ -14,22 +14,26 @@ from ..engines.base import Completion, Engine, Sampling
 from ..es.population import Member, Population
 from ..tasks.pool import Scorer
 from ..tasks.reward import Batch, Scores
-from .answers import Answers, Clock
+from .answers import Answers, Clock, Piece
 from .plan import Chunk, Questions, cut
 
-OnChunk = Callable[[int, int, list[Completion]], None]
+#: Rows done, rows in all, and new tokens since the last call.
+OnRows = Callable[[int, int, int], None]
+#: Reward functions get at least so many completions at once, but at the end of a chunk: a call costs about as much as
+#: it takes to score ten short texts.
+_SCORED_TOGETHER = 16
 
 
 class LocalFleet:
-    """The fleet of one. `interrupted` is asked between chunks; when it says yes, `Interrupted` is raised."""
+    """The fleet of one. `interrupted` is asked while decoding; when it says yes, `Interrupted` is raised."""
 
     def __init__(
-        self, engine: Engine, population: Population, sampling: Sampling, *, rows_at_once: int, seed: int
+        self, engine: Engine, population: Population, sampling: Sampling, *, chunk_size: int, seed: int
     ) -> None:
         self.engine = engine
         self.population = population
         self.sampling = sampling
-        self.rows_at_once = rows_at_once
+        self.chunk_size = chunk_size
         self.seed = seed
         self.interrupted: Callable[[], bool] = lambda: False
 
@@ -40,29 +44,30 @@ class LocalFleet:
         scorer: Scorer,
         iteration: int,
         state: Mapping[str, Any],
-        on_chunk: OnChunk,
+        on_rows: OnRows,
     ) -> Answers:
-        """Every member answers every question, in the chunks of the plan; rewards are scored while decoding goes on."""
-        plan = cut(len(members), questions, self.rows_at_once, self.seed, iteration, mixed=self.engine.mixes_members)
-        clock = Clock()
-        answered: list[list[Completion]] = []
-        scored: list[Future[list[Scores]]] = []
-        for number, chunk in enumerate(plan, 1):
-            if self.interrupted():
-                raise Interrupted
+        """Every member answers every question, in the chunks of the plan; rows are scored while others are decoded."""
+        plan = cut(len(members), questions, self.chunk_size, self.seed, iteration, mixed=self.engine.mixes_members)
+        clock, rows = Clock(), _Rows(questions, scorer, state, len(members) * len(questions.prompts))
+        for chunk in plan:
+
+            def on_completions(ended: Mapping[int, Completion], chunk: Chunk = chunk) -> None:
+                if self.interrupted():
+                    raise Interrupted
+                rows.ended(chunk, ended)
+                on_rows(rows.done, rows.count, sum(len(c.ids) for c in ended.values()))
+
             with clock.measure("perturb"):
                 self.engine.become([members[m] for m in chunk.members])
             with clock.measure("generate"):
                 prompts = [questions.prompts[row] for row in chunk.rows]
-                completions = self.engine.generate(prompts, self.sampling, chunk.seed)
-            answered.append(completions)
-            scored.append(scorer.submit(to_score(chunk, completions, questions, state)))
-            on_chunk(number, len(plan), completions)
+                self.engine.generate(prompts, self.sampling, chunk.seed, on_completions)
+                rows.score()
         with clock.measure("perturb"):
-            self.engine.become([None])
+            self.engine.restore()
         with clock.measure("score"):
-            scores = scorer.gather(scored)
-        return Answers.collect(members, questions, scorer.rewards, plan, answered, scores, clock.seconds)
+            scores = scorer.gather(rows.scored)
+        return Answers.collect(members, questions, scorer.rewards, rows.pieces, scores, clock.seconds)
 
     def update(self, iteration: int, coefficients: NDArray[np.float32], rate: float) -> float:
         """Every replica applies an iteration's update from seeds and scalars. Returns the step's norm."""
@@ -82,16 +87,44 @@ class Interrupted(Exception):
     """The user asked to stop before the iteration was finished. The centre is as the last update left it."""
 
 
-def to_score(chunk: Chunk, completions: Sequence[Completion], questions: Questions, state: Mapping[str, Any]) -> Batch:
-    """A chunk as reward functions see it: conversational prompts get conversational completions, as in TRL."""
-    prompts = [questions.prompts[row] for row in chunk.rows]
+class _Rows:
+    """The rows of an evaluation as they end: gathered into pieces, and handed to the scoring processes."""
+
+    def __init__(self, questions: Questions, scorer: Scorer, state: Mapping[str, Any], count: int) -> None:
+        self.questions, self.scorer, self.state = questions, scorer, state
+        self.done, self.count = 0, count
+        self.pieces: list[Piece] = []
+        self.scored: list[Future[list[Scores]]] = []
+        self._waiting: list[tuple[tuple[int, int], Completion]] = []
+
+    def ended(self, chunk: Chunk, ended: Mapping[int, Completion]) -> None:
+        """Raises RewardError for a piece of before."""
+        self.done += len(ended)
+        self._waiting += [((chunk.members[n], chunk.rows[n]), completion) for n, completion in ended.items()]
+        if len(self._waiting) >= _SCORED_TOGETHER:
+            self.score()
+        self.scorer.check(self.scored)
+
+    def score(self) -> None:
+        if not self._waiting:
+            return
+        places, completions = zip(*self._waiting, strict=True)
+        self._waiting = []
+        self.pieces.append(Piece(places, completions))
+        self.scored.append(self.scorer.submit(to_score(self.pieces[-1], self.questions, self.state)))
+
+
+def to_score(piece: Piece, questions: Questions, state: Mapping[str, Any]) -> Batch:
+    """A piece as reward functions see it: conversational prompts get conversational completions, as in TRL."""
+    rows = [row for _, row in piece.places]
+    prompts = [questions.prompts[row] for row in rows]
     return Batch(
         prompts=[p.content for p in prompts],
         completions=[
             [{"role": "assistant", "content": c.text}] if p.conversational else c.text
-            for p, c in zip(prompts, completions, strict=True)
+            for p, c in zip(prompts, piece.completions, strict=True)
         ],
-        completion_ids=[list(c.ids) for c in completions],
-        columns={name: [values[row] for row in chunk.rows] for name, values in questions.columns.items()},
+        completion_ids=[list(c.ids) for c in piece.completions],
+        columns={name: [values[row] for row in rows] for name, values in questions.columns.items()},
         state=state,
     )

@@ -30,23 +30,26 @@ class Chunk:
 
 
 def cut(
-    members: int, questions: Questions, rows_at_once: int, seed: int, iteration: int, *, mixed: bool = False
+    members: int, questions: Questions, chunk_size: int, seed: int, iteration: int, *, mixed: bool = False
 ) -> list[Chunk]:
-    """Chunks of at most `rows_at_once` rows; prompts go by length, longest first, so that little is padding.
+    """Chunks of at most `chunk_size` rows; prompts go by length, longest first, so that little is padding.
 
-    A chunk is of one member; `mixed`, chunks hold the rows of several, whole members together where they fit.
+    A chunk is of one member; `mixed`, chunks hold the rows of several: whole members, in pairs, where they fit.
     """
     order = sorted(range(len(questions.prompts)), key=lambda n: (-len(questions.prompts[n].ids), n))
-    if mixed and len(order) > rows_at_once:  # a member fills chunks by itself: go prompt by prompt, to pad little
+    if mixed and len(order) > chunk_size:  # a member fills chunks by itself: go prompt by prompt, to pad little
         lists = [[(m, row) for row in order for m in range(members)]]
     elif mixed:
-        lists = [[(m, row) for m in range(members) for row in order]]
+        together = chunk_size // len(order)
+        together -= together % 2 if together > 1 else 0
+        groups = [range(m, min(m + together, members)) for m in range(0, members, together)]
+        lists = [[(m, row) for m in group for row in order] for group in groups]
     else:
         lists = [[(m, row) for row in order] for m in range(members)]
     chunks: list[Chunk] = []
     for pairs in lists:
-        for i in range(0, len(pairs), rows_at_once):
-            who, rows = zip(*pairs[i : i + rows_at_once], strict=True)
+        for i in range(0, len(pairs), chunk_size):
+            who, rows = zip(*pairs[i : i + chunk_size], strict=True)
             low, high, *_ = spec.derived_words(seed, spec.Tag.SAMPLING, iteration, len(chunks))
             chunks.append(Chunk(who, rows, seed=(high << 32 | low) >> 1))
     return chunks

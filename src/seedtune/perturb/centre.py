@@ -88,12 +88,19 @@ class Centre:
         return sum(len(w) for w in self._centre)
 
     def become(self, members: Sequence[Member | None]) -> None:
-        """Make row n of the next batch be answered by `members[n]`; None is the centre."""
+        """Get ready for a batch whose row n is answered by `members[n]`; None is the centre."""
         raise NotImplementedError
+
+    def restore(self) -> None:
+        """Be the centre again."""
+        raise NotImplementedError
+
+    def seat(self, rows: torch.Tensor | None) -> None:
+        """Row n of the next forward pass is row `rows[n]` of what `become` was told; None: the same rows."""
 
     def update(self, members: Sequence[Member], coefficients: NDArray[np.float32], rate: float) -> float:
         """theta <- theta + alpha * (sum of c_n * noise_n, by the rule); returns the Euclidean norm of the step."""
-        self.become([None])
+        self.restore()
         self.steps += 1
         pairs, merged = directions(members, coefficients)
         if not pairs and self.rule == UpdateRule():
@@ -131,7 +138,7 @@ class Centre:
 
     def digest(self) -> str:
         """The digest of the centre, 16 hexadecimal digits: equal on every replica that holds the same bits."""
-        self.become([None])
+        self.restore()
         return _digest(self._centre, self.ids)
 
     def centre(self, name: str, dtype: torch.dtype) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -49,24 +50,66 @@ def select(model: nn.Module, scope: str) -> dict[str, nn.Parameter]:
     return floating
 
 
-def select_layers(model: nn.Module, scope: str) -> dict[str, nn.Module]:
-    """The linear layers whose weights are in `scope`, by the weight's canonical name: what can move low-rank.
-
-    Raises as `select`, and ConfigError when the scope holds no linear layer.
+@dataclass(frozen=True)
+class Layers:
+    """What of a scope can move low-rank: linear layers by their weight's name, in the model's order; the names of those
+    that read the same input; and the parameters in scope that must be left out, with why.
     """
-    chosen = select(model, scope)
-    layers = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, _LINEAR)}
-    found: dict[str, nn.Module] = {name: layers[name] for name in chosen if name in layers}
+
+    found: dict[str, nn.Module]
+    together: list[list[str]]
+    left_out: dict[str, str]
+
+
+def select_layers(model: PreTrainedModel, scope: str) -> Layers:
+    """The linear layers whose weights are in `scope`.
+
+    A forward pass of three short rows shows which layers see rows one by one, as members that share a batch need it (in
+    a mixture of experts some do not), and which read the same input.
+
+    Raises as `select`, and ConfigError when nothing is left.
+    """
+    chosen, layers = select(model, scope), linear_layers(model)
+    seen = _inputs(model, {name: layers[name] for name in chosen if name in layers}, rows=3)
+    left_out = {}
+    for name in chosen:
+        if name not in layers:
+            left_out[name] = "not the weight of a linear layer"
+        elif name not in seen:
+            left_out[name] = "not used, or used for rows that are regrouped"
+    found = {name: layers[name] for name in chosen if name in seen}
     if not found:
         raise ConfigError(
-            f"scope {scope!r} holds no linear layer, and low-rank noise is for the weights of linear layers. "
+            f"scope {scope!r} holds no linear layer that low-rank noise could ride along with. "
             "Use scope: linear, or perturbation: full."
         )
-    return found
+    readers: dict[int, list[str]] = {}
+    for name in found:
+        readers.setdefault(id(seen[name]), []).append(name)
+    return Layers(found, [names for names in readers.values() if len(names) > 1], left_out)
+
+
+def _inputs(model: PreTrainedModel, layers: dict[str, nn.Module], rows: int) -> dict[str, torch.Tensor]:
+    """What each layer is called with, once, in a forward pass of `rows` rows; without those that see other rows."""
+    calls: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: calls[name].append(inputs[0]))
+        for name, layer in layers.items()
+    ]
+    try:
+        with torch.inference_mode():
+            model(input_ids=torch.arange(2 * rows, device=model.device).view(rows, 2), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: xs[0] for name, xs in calls.items() if len(xs) == 1 and xs[0].dim() > 2 and len(xs[0]) == rows}
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """All linear layers, by their weight's name. Subclasses (quantised layers, adapters) compute something else."""
+    return {f"{name}.weight": module for name, module in model.named_modules() if type(module) in _LINEAR}
 
 
 def _linear_weights(model: nn.Module) -> set[str]:
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    return {
-        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, _LINEAR) and module is not head
-    }
+    return {name for name, module in linear_layers(model).items() if module is not head}

@@ -53,8 +53,8 @@ class Progress:
     def note(self, text: str) -> None:
         """One thing that the user should know."""
 
-    def chunk(self, done: int, total: int, new_tokens: int) -> None:
-        """`done` of `total` chunks of the iteration (or the evaluation) have been decoded."""
+    def rows(self, done: int, total: int, new_tokens: int) -> None:
+        """`done` of `total` rows of the iteration (or the evaluation) have been decoded, `new_tokens` since before."""
         self.done, self.total = done, total
 
     def iteration(self, step: int, metrics: Mapping[str, float], sample: Mapping[str, Any]) -> None:
@@ -185,7 +185,7 @@ class Panel(Progress):
         line.add_column(no_wrap=True, justify="right")
         part = self.done / self.total if self.total and self.done else 0.0
         now = min(self.step + 1, self.max_steps)
-        within = f" · chunk {self.done}/{self.total}" if self.done else ""
+        within = f" · row {self.done}/{self.total}" if self.done else ""
         left = f"{duration(self.seconds_left)} left" if self._first < self.step < self.max_steps else ""
         line.add_row(
             Text(f"{now}/{self.max_steps}{within}"),

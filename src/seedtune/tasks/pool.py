@@ -32,6 +32,7 @@ class Scorer:
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
         self._pickled = b""
+        self._seen, self._since = (0, 0), 0.0
         if workers:
             try:
                 self._pickled = cloudpickle.dumps(self.rewards)
@@ -63,16 +64,31 @@ class Scorer:
         while pending:
             done, pending = wait(pending, timeout=self.timeout if self._workers else None, return_when=FIRST_COMPLETED)
             if not done:
-                self.close()
-                names = " or ".join(repr(r.name) for r in self.rewards)
-                raise RewardError(
-                    f"reward function {names} did not come back within {self.timeout:g} seconds. It may hang, or wait "
-                    "for input; mend it, or raise reward_timeout."
-                )
+                raise self._late()
+        self.check(futures)
+        return [future.result() for future in futures]
+
+    def check(self, futures: Sequence[Future[list[Scores]]]) -> None:
+        """Raises RewardError when one of them has failed, or when none came back for `timeout` s; does not wait."""
+        done = sum(future.done() for future in futures)
+        if done == len(futures) or self._seen != (done, len(futures)):
+            self._seen, self._since = (done, len(futures)), time.monotonic()
+        elif time.monotonic() - self._since > self.timeout:
+            raise self._late()
         try:
-            return [future.result() for future in futures]
+            for future in futures:
+                if future.done() and (error := future.exception()):
+                    raise error
         except BrokenProcessPool as e:
             raise self._died() from e
+
+    def _late(self) -> RewardError:
+        self.close()
+        names = " or ".join(repr(r.name) for r in self.rewards)
+        return RewardError(
+            f"reward function {names} did not come back within {self.timeout:g} seconds. It may hang, or wait "
+            "for input; mend it, or raise reward_timeout."
+        )
 
     def _died(self) -> RewardError:
         names = " or ".join(repr(r.name) for r in self.rewards)

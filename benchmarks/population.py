@@ -1,0 +1,140 @@
+"""Low-rank members decoding together: 32 members, 4 prompts each, up to 64 new tokens, SmolLM2-135M in bfloat16.
+
+* perturbed_over_plain: tokens per second of the decode loop with members, over the same loop without noise.
+* loop_over_generate: useful new tokens per second of the loop without noise, over transformers' `generate` on the same
+  rows (an untouched model, one batch of all rows).
+* fraction_of_gemm_limit: prompt and new tokens per second of the loop with members, over the rows per second at which
+  the model's linear layers alone run at that batch (the faster of plain and packed).
+* overhead_fraction: what of an iteration is not decoding: noise, laying out weights, waiting for rewards, the update,
+  the digest.
+* lowrank_over_fullrank: an iteration of 32 full-rank members through the same loop, over one of 32 low-rank members.
+  Full-rank members follow one another, so 4 are measured and counted eight times.
+
+All in one process; medians over rounds in which every measurement takes its turn.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from common import arguments, report
+from seedtune.engines import models, reference
+from seedtune.engines.base import Sampling
+from seedtune.engines.hf import HFEngine
+from seedtune.es.population import Population
+from seedtune.fleet.local import LocalFleet
+from seedtune.fleet.plan import Questions
+from seedtune.perturb.product import Product
+from seedtune.tasks.conciseness import task
+from seedtune.tasks.pool import Scorer
+from seedtune.tasks.reward import Reward
+
+MEMBERS, PROMPTS, LENGTH, ROUNDS = 32, 4, 64, 5
+ROWS = MEMBERS * PROMPTS
+POPULATION = Population(MEMBERS, antithetic=True)
+
+
+class Fleet:
+    """One engine with what an iteration needs."""
+
+    def __init__(self, rank: int | None, members: int = MEMBERS) -> None:
+        self.members = members
+        model, tokenizer = models.load(models.EMBEDDED)
+        self.engine = HFEngine(model, tokenizer, name=models.EMBEDDED, seed=1, sigma=0.01, rank=rank)
+        rows = task().train[:PROMPTS]
+        prompts = self.engine.encode([row["prompt"] for row in rows], LENGTH)
+        columns = {"solution": [row["solution"] for row in rows]}
+        self.questions = Questions(tuple(range(PROMPTS)), tuple(prompts), columns)
+        self.sampling = Sampling(LENGTH, rows_at_once=ROWS)
+        self.fleet = LocalFleet(self.engine, POPULATION, self.sampling, chunk_size=ROWS, seed=1)
+        self.scorer = Scorer([Reward("conciseness")], workers=1, timeout=60)
+
+    def iteration(self, t: int) -> tuple[float, float, float]:
+        """Seconds of an iteration, seconds of it spent decoding, and prompt and new tokens per second of decoding."""
+        started = time.perf_counter()
+        members = POPULATION.ask(t)[: self.members]
+        answers = self.fleet.evaluate(members, self.questions, self.scorer, t, {}, lambda *_: None)
+        self.fleet.update(t, np.full(MEMBERS, 1 / MEMBERS, np.float32), 0.0)
+        self.fleet.digest()
+        decoding = answers.seconds["generate"]
+        return time.perf_counter() - started, decoding, answers.tokens() / decoding
+
+
+def plain_loop(fleet: Fleet) -> tuple[float, float]:
+    """The loop without noise: useful new tokens, and all tokens, per second. Rows share prefixes as members do."""
+    engine = fleet.engine
+    engine.restore()
+    ids = [p.ids for _ in range(MEMBERS) for p in fleet.questions.prompts]
+    who = [m for m in range(MEMBERS) for _ in range(PROMPTS)]
+    written: list[int] = []
+    started = time.perf_counter()
+    assert engine.decoder is not None
+    engine.decoder.decode(
+        ids, who, fleet.sampling, 0, ROWS, lambda rows: None, lambda w: written.extend(len(x.ids) for x in w)
+    )
+    seconds = time.perf_counter() - started
+    return sum(written) / seconds, (sum(written) + sum(map(len, ids))) / seconds
+
+
+def transformers_loop(model: torch.nn.Module, fleet: Fleet) -> float:
+    """Useful new tokens per second of `generate`."""
+    ids = [p.ids for _ in range(MEMBERS) for p in fleet.questions.prompts]
+    texts = fleet.engine.texts
+    started = time.perf_counter()
+    out = reference.generate(model, ids, fleet.sampling, 0, texts.pad, texts.stops)
+    seconds = time.perf_counter() - started
+    useful = [next((n + 1 for n, token in enumerate(row) if token in texts.stops), len(row)) for row in out]
+    return sum(useful) / seconds
+
+
+def linear_layers_alone(model: torch.nn.Module) -> Callable[[], float]:
+    """Rows per second of nothing but the model's linear layers, head included, at ROWS rows."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    inputs = {layer.in_features: torch.randn(ROWS, layer.in_features).bfloat16() for layer in layers}
+    packed = [(layer.in_features, Product(layer.weight.detach(), None)) for layer in layers]
+
+    def seconds(work: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        for _ in range(5):
+            work()
+        return (time.perf_counter() - started) / 5
+
+    def measure() -> float:
+        with torch.inference_mode():
+            plain = seconds(lambda: [layer(inputs[layer.in_features]) for layer in layers])
+            laid_out = seconds(lambda: [product(inputs[width]) for width, product in packed])
+        return ROWS / min(plain, laid_out)
+
+    return measure
+
+
+if __name__ == "__main__":
+    args = arguments(__doc__)
+    low, full = Fleet(rank=1), Fleet(rank=None, members=4)
+    untouched, _ = models.load(models.EMBEDDED)
+    limit = linear_layers_alone(untouched)
+    rows: list[dict[str, float]] = []
+    for t in range(ROUNDS + 1):  # the first does not count
+        seconds, decoding, speed = low.iteration(t)
+        useful, plain = plain_loop(low)
+        rows.append(
+            {
+                "perturbed_over_plain": speed / plain,
+                "loop_over_generate": useful / transformers_loop(untouched, low),
+                "fraction_of_gemm_limit": speed / limit(),
+                "overhead_fraction": 1 - decoding / seconds,
+                "lowrank_over_fullrank": MEMBERS / full.members * full.iteration(t)[0] / seconds,
+                "lowrank_seconds": seconds,
+                "tokens_per_second": speed,
+            }
+        )
+    results = {name: statistics.median(row[name] for row in rows[1:]) for name in rows[0]}
+    low.scorer.close()
+    full.scorer.close()
+    report(results, args.json)
