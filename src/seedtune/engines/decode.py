@@ -31,6 +31,9 @@ class Written:
     logprobs: list[float] | None
 
 
+#: Steps after which the cache is laid out anew.
+_ROOM = 16
+
 OnWritten = Callable[[list[Written]], None]
 
 
@@ -68,8 +71,8 @@ class Decoder:
 
         `on_written` gets the rows that ended, some at a time.
         """
-        batch = _Batch(self, prompts, members, sampling, seed, min(rows_at_once, len(prompts)), seat)
         with torch.inference_mode():
+            batch = _Batch(self, prompts, members, sampling, seed, min(rows_at_once, len(prompts)), seat)
             batch.share_prefix()
             while batch.live or batch.waiting:
                 batch.admit()
@@ -78,27 +81,29 @@ class Decoder:
                 if written := batch.release():
                     on_written(written)
 
-    def cache(self, places: int, columns: int) -> RowCache:
+    def cache(self, places: int, most: int) -> RowCache:
         """The cache of the chunk before, when it has this size: memory is not asked for again."""
-        if self._cache is None or (self._cache.places, self._cache.columns) != (places, columns):
+        if self._cache is None or (self._cache.places, self._cache.most) != (places, most):
             self._cache = None
-            self._cache = RowCache(self.layers, places, columns)
+            self._cache = RowCache(self.layers, places, most)
         return self._cache
 
     def forward(
-        self, cache: RowCache, ids: torch.Tensor, starts: torch.Tensor, rows: slice, first: int, end: int
+        self, cache: RowCache, ids: torch.Tensor, starts: torch.Tensor, rows: slice, first: int, write: int, end: int
     ) -> torch.Tensor:
-        """Logits [rows, vocabulary] behind the tokens `ids` [rows, tokens], which go to the columns from `end` on.
+        """Logits [rows, vocabulary] behind the tokens `ids` [rows, tokens], which go to the columns from `write` on.
 
-        Rows begin at the columns `starts`; what stands before is not seen.
+        Columns from `first` to `end` are looked at; rows begin at the columns `starts`: what stands before is not seen,
+        nor what stands behind their tokens.
         """
-        columns = torch.arange(first, end + ids.shape[1], device=self.device)
-        positions = columns[end - first :] - starts[:, None]
-        cache.view(rows, first, end)
+        columns = torch.arange(first, end, device=self.device)
+        written = columns[write - first : write - first + ids.shape[1]]
+        cache.view(rows, first, write, end)
+        seen = (columns >= starts[:, None]) & (columns < write + ids.shape[1])
         out = self.model(
             input_ids=ids,
-            attention_mask=(columns >= starts[:, None]).long(),
-            position_ids=positions.clamp(min=0),
+            attention_mask=seen.long(),
+            position_ids=(written - starts[:, None]).clamp(min=0),
             past_key_values=cache,
             use_cache=True,
             **self._last_only,
@@ -124,8 +129,8 @@ class _Batch:
         self.waiting = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
         self.places, self.live = places, 0
         longest, self.most = len(prompts[self.waiting[0]]), sampling.max_completion_length
-        spare = 32 if places < len(prompts) else 0
-        self.cache = decoder.cache(places, longest + self.most + decoder.check_every + spare)
+        self.cache = decoder.cache(places, longest + self.most + decoder.check_every + _ROOM)
+        self.cache.lay_out(longest + _ROOM)
         self.first = self.end = longest
         device = decoder.device
         self.choose = Chooser(sampling, len(prompts), seed, device)
@@ -157,7 +162,9 @@ class _Batch:
             rows = torch.tensor(who[n : n + at_once], device=self.decoder.device)
             self.seat(rows)
             places = slice(n, n + len(rows))
-            self.decoder.forward(self.prefixes, ids.expand(len(rows), -1), torch.zeros_like(rows), places, 0, 0)
+            self.decoder.forward(
+                self.prefixes, ids.expand(len(rows), -1), torch.zeros_like(rows), places, 0, 0, self.prefix
+            )  # fmt: skip
 
     def admit(self) -> None:
         """Fill free places, once an eighth of them is free: a few rows alone would cost as much as many."""
@@ -189,8 +196,8 @@ class _Batch:
         self.ended[part] = False
         ids = torch.tensor([[pad] * (width - len(p)) + list(p[-width:]) for p in prompts], device=device)
         self.seat(self.rows[part])
-        first, end = self.end - max(map(len, prompts)), self.end - width
-        logits = self.decoder.forward(self.cache, ids, self.starts[part], part, first, end)
+        first = self.end - max(map(len, prompts))
+        logits = self.decoder.forward(self.cache, ids, self.starts[part], part, first, self.end - width, self.end)
         self.live += len(joining)
         self.first = min(self.first, first) if part.start else first
         self._write(part, logits)
@@ -200,10 +207,10 @@ class _Batch:
     def step(self) -> None:
         """One token for every row."""
         if self.end == self.cache.columns:
-            self._slide()
+            self._lay_out()
         part = slice(0, self.live)
         ids, starts = self.tokens[part, None], self.starts[part]
-        logits = self.decoder.forward(self.cache, ids, starts, part, self.first, self.end)
+        logits = self.decoder.forward(self.cache, ids, starts, part, 0, self.end, self.cache.columns)
         self.end += 1
         self._write(part, logits)
 
@@ -219,12 +226,13 @@ class _Batch:
         ages += going
         self.ended[part] |= torch.isin(tokens, self.decoder.stops) | (ages >= self.most)
 
-    def _slide(self) -> None:
+    def _lay_out(self) -> None:
         """Columns have run out: drop those that no row holds any more, but leave room for the prompts that wait."""
         longest = max((len(self.prompts[n]) for n in self.waiting[:1]), default=0)
-        by = self.end - max(self.end - self.first, longest)
-        self.cache.slide(self.live, self.first, self.end, self.first - by)
-        self.first, self.end = self.first - by, self.end - by
+        end = max(self.end - self.first, longest)
+        by = self.end - end
+        self.cache.lay_out(end + _ROOM, self.live, self.first, self.end, to=self.first - by)
+        self.first, self.end = self.first - by, end
         self.starts -= by
 
     # --- leaving ------------------------------------------------------------------------------------------------------

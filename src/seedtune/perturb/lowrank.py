@@ -207,8 +207,9 @@ class _Ride:
         mask = self._seats.like(x, len(self.layers))
         if mask is None:
             raise ModelError(
-                f"{self.names[0]} sees {x.shape[0]} rows where the batch has another number: this architecture regroups "
-                "rows, so members cannot share a batch. Leave the layer out of the scope, or use perturbation: full."
+                f"{self.names[0]} sees {x.shape[0]} rows where the batch has another number: this architecture "
+                "regroups rows, so members cannot share a batch. Leave the layer out of the scope, or use "
+                "perturbation: full."
             )
         u = self._narrow(x) * mask
         if self._packs:
