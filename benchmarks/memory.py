@@ -23,7 +23,7 @@ AutoModelForCausalLM.from_pretrained(embedded_model(), dtype=torch.float32)
 RUN = """
 import sys
 from seedtune.cli.main import main
-sys.exit(main(["train", "--config", "recipes/conciseness-smollm2.yaml", "--max_steps", "2", "--eval_steps", "1",
+sys.exit(main(["train", "--config", "recipes/conciseness-smollm2-fullrank.yaml", "--max_steps", "2", "--eval_steps", "1",
                "--save_steps", "1", "--output_dir", {folder!r}]))
 """
 

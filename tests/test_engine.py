@@ -29,7 +29,7 @@ def alone(e, prompt, steps=12):
     for _ in range(steps):
         with torch.no_grad():
             token = int(e.model(ids, use_cache=False).logits[0, -1].argmax())
-        if token == 0:
+        if token in e.texts.stops:
             break
         new.append(token)
         ids = torch.cat([ids, torch.tensor([[token]])], dim=1)

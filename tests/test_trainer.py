@@ -104,7 +104,7 @@ def test_what_a_run_leaves_behind(tmp_path):
     assert len(rows) == 4 * len(ROWS)
     assert rows[0]["prompt"] == "one"
     assert rows[0]["reward"] == rows[0]["letters"]
-    assert read(out / "config.resolved.yaml")["generation_batch_size"] == 256
+    assert read(out / "config.resolved.yaml")["generation_batch_size"] == 128
     card = (out / "checkpoint-3" / "README.md").read_text()
     assert "3 iterations" in card
     assert json.loads((out / "environment.json").read_text())["software"]["torch"]
@@ -198,7 +198,7 @@ def test_a_learning_setting_or_another_model_is_refused_on_resume(tmp_path):
 
 def test_the_same_trainer_goes_on_after_an_interrupt(tmp_path):
     trainer(tmp_path, output_dir=str(tmp_path / "whole")).train()
-    t = trainer(tmp_path, progress=Interrupting(at={3}))
+    t = trainer(tmp_path, progress=Interrupting((1, 2)))
     t.train()
     t.train(resume_from_checkpoint=True)
     assert journal_of(tmp_path) == journal_of(tmp_path, "whole")
@@ -244,7 +244,7 @@ def test_a_run_that_never_got_going_can_be_started_again(tmp_path):
 
 def test_an_interrupt_before_the_first_iteration_is_done_can_be_resumed(tmp_path):
     trainer(tmp_path, output_dir=str(tmp_path / "whole")).train()
-    assert trainer(tmp_path, progress=Interrupting(at={2, 3})).train().global_step == 0
+    assert trainer(tmp_path, progress=Interrupting((1, 2), (1, 4))).train().global_step == 0
     trainer(tmp_path).train(resume_from_checkpoint=True)
     assert journal_of(tmp_path) == journal_of(tmp_path, "whole")
 
@@ -409,15 +409,15 @@ def test_a_reporter_that_is_not_installed(tmp_path, monkeypatch):
 
 
 class Interrupting(Progress):
-    """Sends this process a SIGINT when a chunk is done."""
+    """Sends this process a SIGINT in the iterations, and after so many of their rows, that `at` gives."""
 
-    def __init__(self, at):
+    def __init__(self, *at):
         super().__init__()
-        self.at, self.seen, self.summary = at, 0, None
+        self.at, self.summary = list(at), None
 
-    def chunk(self, done, total, new_tokens):
-        self.seen += 1
-        if self.seen in self.at:
+    def rows(self, done, total, new_tokens):
+        if total > len(ROWS) and self.at and (self.step + 1, done) >= self.at[0]:
+            del self.at[0]
             os.kill(os.getpid(), signal.SIGINT)
 
     def finish(self, summary):
@@ -425,7 +425,7 @@ class Interrupting(Progress):
 
 
 def test_ctrl_c_finishes_the_iteration_saves_and_says_how_to_go_on(tmp_path):
-    progress = Interrupting(at={3})
+    progress = Interrupting((1, 2))
     result = trainer(tmp_path, max_steps=9, progress=progress).train()
     assert result.interrupted
     assert result.global_step == 1
@@ -436,7 +436,7 @@ def test_ctrl_c_finishes_the_iteration_saves_and_says_how_to_go_on(tmp_path):
 
 def test_a_second_ctrl_c_drops_the_iteration_and_resume_repeats_it(tmp_path):
     trainer(tmp_path, output_dir=str(tmp_path / "whole")).train()
-    result = trainer(tmp_path, progress=Interrupting(at={7, 8})).train()
+    result = trainer(tmp_path, progress=Interrupting((2, 2), (2, 4))).train()
     assert result.interrupted
     assert result.global_step == 1
     trainer(tmp_path).train(resume_from_checkpoint=True)

@@ -37,7 +37,7 @@ def engine(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | No
         tokenizer or own,
         name=name,
         seed=args.seed,
-        sigma=args.sigma,
+        sigma=args.fixed_sigma,
         dtype=args.dtype,
         device=args.device,
         scope=args.scope,

@@ -103,8 +103,12 @@ class ESConfig:
     )
 
     population_size: int = setting("Evolution strategies", "members an iteration (N)", 30)
-    sigma: float = setting("Evolution strategies", "noise scale", 0.001)
-    learning_rate: float | None = setting("Evolution strategies", "alpha; default sigma / 2, as in the paper", None)
+    sigma: float | str = setting(
+        "Evolution strategies", "noise scale, or auto: measured before the first iteration", 0.001
+    )
+    learning_rate: float | None = setting(
+        "Evolution strategies", "alpha; default sigma / 2 (the paper's), for lowrank 2 * sigma", None
+    )
     prompts_per_step: int | None = setting(
         "Evolution strategies", "prompts an iteration, the same for all members; default: the whole dataset", None
     )
@@ -160,8 +164,15 @@ class ESConfig:
 
     @property
     def alpha(self) -> float:
-        """The learning rate: as given, or sigma / 2 (Qiu et al.)."""
-        return self.sigma / 2 if self.learning_rate is None else self.learning_rate
+        """The learning rate: as given, or sigma / 2 (Qiu et al.); for low rank 2 sigma, by experiment (LOG.md)."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return self.fixed_sigma * (2 if self.perturbation == "lowrank" else 0.5)
+
+    @property
+    def fixed_sigma(self) -> float:
+        """Sigma as a number; 0 while `auto` is not measured yet."""
+        return 0.0 if isinstance(self.sigma, str) else self.sigma
 
     def _check_kinds(self) -> None:
         for f in dataclasses.fields(self):
@@ -178,7 +189,7 @@ class ESConfig:
             raise ConfigError(f"device is auto, cpu, cuda or cuda:N, got {self.device!r}.")
         for name in self.reporters:
             _one_of("report_to", name, ["tensorboard", "wandb", "trackio"])
-        if self.sigma <= 0:
+        if not isinstance(self.sigma, str) and self.sigma <= 0:
             raise ConfigError(
                 f"sigma must be greater than 0, got {self.sigma:g}: with no noise all members are the same model. "
                 "The paper uses 0.001."
@@ -279,7 +290,9 @@ def _coerce(name: str, kind: str, value: Any) -> Any:
             return value
         if base == "int" and not isinstance(value, bool) and (not isinstance(value, float) or value.is_integer()):
             return int(value)
-        if base == "float" and not isinstance(value, bool):
+        if base == "float | str" and isinstance(value, str) and value.strip().lower() == "auto":
+            return "auto"
+        if base in ("float", "float | str") and not isinstance(value, bool):
             number = float(value)
             if not math.isfinite(number):
                 raise ValueError
@@ -306,6 +319,7 @@ _KINDS = {
     "bool": "true or false",
     "int": "a whole number",
     "float": "a finite number",
+    "float | str": "a finite number, or auto",
     "str": "text",
     "list[float]": "a list of numbers",
     "list[str]": "a list of texts",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__
+from .calibrate import Calibration
 from .config import ESConfig
 from .config_file import to_yaml
 from .environment import environment, software
@@ -33,6 +34,7 @@ class Run:
         self.args, self.fleet, self.rewards, self.data = args, fleet, rewards, data
         self.folder = RunFolder(args.output_dir)
         self.history: list[dict[str, Any]] = []
+        self.calibration: Calibration | None = None
         self._journal: Journal | None = None
         self._applied = 0
 
@@ -84,7 +86,17 @@ class Run:
         note(f"Resumed after iteration {self.step}: the weights were rebuilt from the base model and the journal.")
 
     def _header(self) -> dict[str, Any]:
-        return record.header(self.fleet.describe(), {**self.args.learning_part(), "data": self.data}, software())
+        header = record.header(self.fleet.describe(), {**self.args.learning_part(), "data": self.data}, software())
+        return {**header, "calibration": self.calibration.to_json()} if self.calibration else header
+
+    def settle(self, args: ESConfig, calibration: Calibration | None = None) -> None:
+        """The settings that were open (sigma: auto) are known now."""
+        self.args, self.calibration = args, calibration
+
+    def sigma_of_journal(self) -> float:
+        """The sigma that a run in the folder was started with. Raises JournalError."""
+        journal, _ = Journal.read(self.folder.path)
+        return float(journal.header["config"]["sigma"])
 
     # --- going on -----------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from transformers.trainer_callback import CallbackHandler
 
 from . import build
 from .build import RewardFuncs
+from .calibrate import calibrate
 from .config import OPERATORS, ESConfig, parse_rule
 from .engines.base import Sampling
 from .errors import ConfigError, DataError, RewardError, SeedtuneError
@@ -86,13 +87,10 @@ class ESTrainer:
         longest = self.prompts.encode(self.engine, args.max_completion_length)
         rows = args.generation_batch_size or self.engine.rows_that_fit(longest)
         chunk = args.chunk_size or 2 * rows
-        self.args = dataclasses.replace(
-            args, learning_rate=args.alpha, generation_batch_size=rows, chunk_size=chunk
-        )  # fmt: skip
+        rate = None if args.sigma == "auto" and args.learning_rate is None else args.alpha
+        self.args = dataclasses.replace(args, learning_rate=rate, generation_batch_size=rows, chunk_size=chunk)
         self.population = Population(args.population_size, args.antithetic)
-        sampling = Sampling(
-            args.max_completion_length, args.temperature, args.top_p, args.top_k, rows_at_once=rows
-        )  # fmt: skip
+        sampling = Sampling(args.max_completion_length, args.temperature, args.top_p, args.top_k, rows_at_once=rows)
         self.fleet = LocalFleet(self.engine, self.population, sampling, chunk_size=chunk, seed=args.seed)
         self.run = Run(self.args, self.fleet, [r.name for r in self.rewards], self.prompts.digest())
         self.progress = progress if progress is not None else display()
@@ -118,6 +116,8 @@ class ESTrainer:
             try:
                 if resume_from_checkpoint:
                     self.run.folder.check_is_here(resume_from_checkpoint)
+                self._settle_sigma(resuming=bool(resume_from_checkpoint))
+                if resume_from_checkpoint:
                     self.run.resume(self.progress.note)
                 else:
                     self.run.start()
@@ -144,6 +144,25 @@ class ESTrainer:
                 self.run.folder.release()
         last = self.run.evaluations[-1] if self.run.evaluations else {}
         return TrainResult(self.run.step, last, why, stopped)
+
+    def _settle_sigma(self, resuming: bool) -> None:
+        """`sigma: auto` becomes a number: the journal's, or what a measurement says."""
+        if self.args.sigma != "auto":
+            return
+        calibration = None
+        if resuming:
+            sigma = self.run.sigma_of_journal()
+        else:
+            self.run.folder.check(resume=False)
+            calibration = calibrate(
+                self.engine, self.prompts.batch(self.args.seed, 1).prompts, self.args.max_completion_length
+            )
+            sigma = calibration.sigma
+            self.progress.note("\n".join(["sigma: auto", *calibration.lines()]))
+        self.engine.set_sigma(sigma)
+        args = dataclasses.replace(self.args, sigma=sigma)
+        self.args = dataclasses.replace(args, learning_rate=args.alpha)
+        self.run.settle(self.args, calibration)
 
     def _iterate(self, scorer: Scorer, evaluator: Scorer, interrupts: Interrupts) -> str:
         first = self.run.step
@@ -283,7 +302,7 @@ class ESTrainer:
             **answers.metrics(self.weights),
             "num_tokens": self.state.num_input_tokens_seen,
             "learning_rate": self.args.alpha,
-            "es/sigma": self.args.sigma,
+            "es/sigma": self.args.fixed_sigma,
             "es/update_norm": norm,
             "tokens_per_second": answers.new_tokens / max(seconds.get("generate", 0.0), 1e-9),
             **{f"time/{name}": value for name, value in seconds.items()},
@@ -295,8 +314,10 @@ class ESTrainer:
         kind = f"rank-{a.rank}" if a.perturbation == "lowrank" else "full-rank"
         asked = a.prompts_per_step or len(self.prompts.train)
         moved, size = about["moved"] / 1e6, about["parameters"] / 1e6
+        left_out = f"{len(about['left_out'])} parameters that cannot move low-rank; journal.jsonl names them"
         return [
             ("model", f"{about['model']}: {size:.1f}M parameters, {moved:.1f}M of them move ({about['dtype']})"),
+            *([("left out", left_out)] if about["left_out"] else []),
             ("population", f"{a.population_size} {kind} members{mirrored}, {asked} prompts each an iteration"),
             ("step", f"sigma {a.sigma:g}, learning rate {a.alpha:g}, {a.optimizer}"),
             ("reward", ", ".join(r.name for r in self.rewards)),

@@ -86,6 +86,16 @@ class Engine(Protocol):
         """
         ...
 
+    def set_sigma(self, sigma: float) -> None:
+        """Members are made with this noise scale from now on."""
+        ...
+
+    def divergence(
+        self, members: Sequence[Member], prompts: Sequence[Prompt], completions: Sequence[Completion]
+    ) -> float:
+        """KL(member || centre) in nats, the mean over members and over the tokens of the completions."""
+        ...
+
     def update(self, members: Sequence[Member], coefficients: NDArray[np.float32], rate: float) -> float:
         """Apply an update to the centre; returns the Euclidean norm of the step."""
         ...

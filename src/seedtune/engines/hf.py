@@ -27,6 +27,7 @@ from .base import Completion, OnCompletions, Prompt, Sampling
 from .cache import RowCache
 from .decode import Decoder, Written
 from .models import quiet
+from .teacher import distributions
 from .texts import Texts
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -150,6 +151,25 @@ class HFEngine:
     def restore(self) -> None:
         self.centre.restore()
         self._members = []
+
+    def set_sigma(self, sigma: float) -> None:
+        self.restore()
+        self.centre.sigma = sigma
+
+    def divergence(
+        self, members: Sequence[Member], prompts: Sequence[Prompt], completions: Sequence[Completion]
+    ) -> float:
+        def thinks(member: Member | None) -> torch.Tensor:
+            self.become([member] * len(prompts))
+            ids, new = [p.ids for p in prompts], [c.ids for c in completions]
+            return torch.cat(distributions(self.model, ids, new, self.texts.pad))
+
+        centre, total = thinks(None), 0.0
+        for member in members:
+            logs = thinks(member)
+            total += float((logs.exp() * (logs - centre)).sum(-1).mean())
+        self.restore()
+        return total / len(members)
 
     def update(self, members: Sequence[Member], coefficients: NDArray[np.float32], rate: float) -> float:
         return self.centre.update(members, coefficients, rate)

@@ -1,0 +1,219 @@
+"""The decode loop: however rows are packed into batches, each is answered as if it were alone, and chunks repeat."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, MambaConfig, Qwen2Config, Qwen3MoeConfig
+
+from seedtune.engines import attention
+from seedtune.engines.base import Sampling
+from seedtune.engines.choose import first_argmax
+from seedtune.engines.decode import Decoder
+from seedtune.es.population import Population
+from seedtune.perturb.product import packs
+from seedtune.perturb.scope import select_layers
+from test_engine import GREEDY, alone, engine
+from test_lowrank import SHAPE, make
+from tiny import tiny_gpt2, tiny_llama
+
+WORDS = ["a", "shared beginning, then this", "shared beginning, and that much longer end of it", "shared", "middle one"]
+SHARED = ["shared beginning, " + word for word in ("a", "bb", "then something longer", "dddd")]
+
+
+def sliding(kind):
+    """Models that attend to the last few tokens in some layers."""
+    if kind == "qwen2":
+        config = Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=6, max_window_layers=1)
+    else:
+        config = Gemma3TextConfig(**SHAPE, sliding_window=6, layer_types=["sliding_attention", "full_attention"])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config).float().eval()
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 20])
+@pytest.mark.parametrize(
+    "model",
+    [tiny_llama, tiny_gpt2, lambda: sliding("qwen2"), lambda: sliding("gemma3")],
+    ids=["llama", "gpt2", "qwen2-sliding", "gemma3"],
+)
+@pytest.mark.parametrize("texts", [WORDS, SHARED], ids=["unlike", "shared-prefix"])
+def test_every_row_is_answered_as_alone_however_many_share_a_batch(model, texts, rows_at_once):
+    made = model()
+    made.generation_config.eos_token_id = list(range(0, 260, 6))
+    e = engine(made)
+    prompts = e.encode(texts * 3, 40)
+    got = e.generate(prompts, Sampling(40, rows_at_once=rows_at_once), 0)
+    expected = {p.ids: alone(e, p, 40) for p in prompts[: len(texts)]}
+    assert [c.ids for c in got] == [expected[p.ids] for p in prompts]
+    assert model is tiny_gpt2 or len({len(c.ids) for c in got}) > 1  # rows left at different times
+
+
+@pytest.mark.parametrize("perturbation", [None, 2])
+def test_a_chunk_yields_the_same_bits_whatever_ran_before(perturbation):
+    e = engine(dtype="bfloat16", rank=perturbation, scope="linear")
+    members = Population(4, antithetic=True).ask(1) if perturbation else [None] * 4
+    prompts = e.encode(SHARED, 40)
+    sampling = Sampling(40, rows_at_once=3, logprobs=True)
+
+    def chunk(who, asked):
+        e.become([m for m in who for _ in asked])
+        return e.generate([p for _ in who for p in asked], sampling, 0)
+
+    first = chunk(members, prompts)
+    chunk([None] if perturbation else [None] * 2, e.encode(["x" * 60, "y"], 40))
+    e.restore()
+    assert chunk(members, prompts) == first  # log-probabilities too, to the bit
+
+
+def test_looking_for_ends_every_few_steps_changes_nothing_but_the_batches():
+    texts, answers = {}, []
+    e = engine()
+    ids = [p.ids for p in e.encode(WORDS * 2, 40)]
+    for every in (1, 4):
+        decoder = Decoder(e.model, stops={0}, pad=1, check_every=every, prefill_tokens=20)
+        texts.clear()
+        for seed in (0, 1):
+            decoder.decode(
+                ids, [0] * len(ids), Sampling(40, temperature=seed), seed, 4, lambda rows: None,
+                lambda written: texts.update({w.row: w.ids for w in written}),
+            )  # fmt: skip
+            answers.append(dict(texts))
+    assert answers[:2] == answers[2:]
+
+
+def test_what_a_row_draws_does_not_depend_on_its_place():
+    e = engine()
+    prompts = e.encode(WORDS, 12)
+    hot = [Sampling(12, temperature=1.0, top_p=0.9, top_k=50, rows_at_once=n) for n in (1, 2, 5)]
+    a, b, c = (e.generate(prompts, sampling, 3) for sampling in hot)
+    assert a == b == c
+
+
+def test_sampling_follows_the_distribution():
+    e = engine()
+    (prompt,) = e.encode(["hello"], 1)
+    with torch.no_grad():
+        expected = e.model(torch.tensor([prompt.ids])).logits[0, -1].softmax(-1)
+    drawn = e.generate([prompt] * 4000, Sampling(1, temperature=1.0), 5)
+    counts = torch.bincount(torch.tensor([c.ids[0] if c.ids else 0 for c in drawn]), minlength=len(expected))
+    assert (counts / 4000 - expected).abs().max() < 0.04
+
+
+def test_logprobs_are_those_of_the_model_that_wrote():
+    e = engine()
+    prompts = e.encode(WORDS, 12)
+    for sampling in (Sampling(12, logprobs=True), Sampling(12, temperature=2.0, top_k=5, logprobs=True)):
+        for prompt, completion in zip(prompts, e.generate(prompts, sampling, 1), strict=True):
+            ids = torch.tensor([[*prompt.ids, *completion.ids]])
+            with torch.no_grad():
+                chances = e.model(ids).logits[0].log_softmax(-1)[len(prompt.ids) - 1 : -1]
+            expected = chances.gather(1, ids[0, len(prompt.ids) :, None])[:, 0]
+            assert completion.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+    assert e.generate(prompts, GREEDY, 1)[0].logprobs is None
+
+
+def test_a_shared_prefix_is_computed_once_a_member(monkeypatch):
+    e = engine(rank=1, scope="linear")
+    prompts = e.encode(SHARED, 1)
+    seen = []
+    forward = Decoder.forward
+    monkeypatch.setattr(
+        Decoder, "forward", lambda self, cache, ids, *rest: seen.append(ids.numel()) or forward(self, cache, ids, *rest)
+    )
+    members = Population(4).ask(1)
+    e.become([m for m in members for _ in prompts])
+    e.generate([p for _ in members for p in prompts], Sampling(1), 0)
+    prefix, longest = len("shared beginning, "), max(len(p.ids) for p in prompts)
+    assert seen[0] == 4 * prefix
+    assert sum(seen) <= 4 * prefix + 16 * (longest - prefix) + 16  # and at most one step
+
+
+def test_rows_are_handed_over_as_they_end():
+    e = engine()
+    prompts = e.encode(WORDS * 2, 40)
+    handed = []
+    whole = e.generate(prompts, Sampling(40, rows_at_once=4), 0, lambda ended: handed.append(dict(ended)))
+    assert {n: c for some in handed for n, c in some.items()} == dict(enumerate(whole))
+    assert sum(map(bool, handed)) > 2
+
+
+def test_an_interruption_leaves_the_engine_usable():
+    e = engine()
+    prompts = e.encode(WORDS, 12)
+    before = e.generate(prompts, GREEDY, 0)
+
+    def stop(ended):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        e.generate(prompts, GREEDY, 0, stop)
+    assert e.generate(prompts, GREEDY, 0) == before
+
+
+def test_a_model_without_keys_and_values_goes_through_transformers():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(
+            MambaConfig(vocab_size=261, hidden_size=32, num_hidden_layers=2, state_size=4, eos_token_id=0)
+        ).eval()
+    e = engine(model)
+    assert e.decoder is None
+    prompts = e.encode(["hello", "there"], 12)
+    got = e.generate(prompts, Sampling(12, rows_at_once=1), 0)
+    assert [c.ids for c in got] == [alone(e, p) for p in prompts]
+
+
+def test_layers_that_regroup_rows_are_left_out_and_named():
+    shape = {**SHAPE, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "decoder_sparse_step": 1}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(Qwen3MoeConfig(**shape)).float().eval()
+    layers = select_layers(model, "all")
+    assert len(layers.found) == 9  # four of attention in each layer, and the head
+    assert any("experts" in name for name in layers.left_out)
+    e = engine(model, rank=1)
+    assert e.describe()["left_out"] == layers.left_out
+    members = Population(2).ask(1)
+    e.become(members)
+    assert len(e.generate(e.encode(["a", "b"], 4), Sampling(4), 0)) == 2
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=256, max_size=256), min_size=1, max_size=3))
+@settings(max_examples=20, deadline=None)
+def test_first_argmax_is_the_first_of_the_greatest(rows):
+    logits = torch.tensor(rows).bfloat16()
+    assert first_argmax(logits).tolist() == [row.index(max(row)) for row in rows]
+    assert first_argmax(logits[:, :200]).tolist() == [row[:200].index(max(row[:200])) for row in rows]
+
+
+def test_attention_of_one_token_is_that_of_transformers(monkeypatch):
+    module = torch.nn.Module()
+    module.num_key_value_groups = 3
+    g = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(4, h, n, 16, generator=g) for h, n in ((6, 1), (2, 9), (2, 9)))
+    mask = torch.rand(4, 1, 1, 9, generator=g) > 0.4
+    mask[..., -1] = True
+    exact, _ = attention.sdpa_attention_forward(module, query, key, value, mask, scaling=0.3)
+    monkeypatch.setattr(attention, "sdpa_attention_forward", None)
+    ours, _ = attention.attend(module, *(x.bfloat16() for x in (query, key, value)), mask, scaling=0.3)
+    assert ours.shape == exact.shape
+    assert torch.allclose(ours.float(), exact, atol=0.03)
+
+
+@pytest.mark.skipif(not packs(torch.empty(0).bfloat16()), reason="this processor does not multiply bfloat16")
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2"])
+def test_packed_products_are_those_of_the_layers(architecture):
+    """One batch in bfloat16, packed and side by side, against the same in float32, layer by layer."""
+    ids = torch.randint(5, 200, (4, 7), generator=torch.Generator().manual_seed(0))
+    logits = {}
+    for dtype in ("float32", "bfloat16"):
+        e = engine(make(architecture), dtype=dtype, rank=2, scope="linear")
+        e.become([*Population(2).ask(1), None, *Population(2, antithetic=True).ask(1)[1:]])
+        with torch.no_grad():
+            logits[dtype] = e.model(ids).logits.float()
+    error = (logits["bfloat16"] - logits["float32"]).norm() / logits["float32"].norm()
+    assert error < 0.03
