@@ -2,7 +2,7 @@
 rate that we found for each (LOG.md). Writes benchmarks/learning.md and benchmarks/learning.png.
 
 A member-evaluation is one member answering four prompts. Cells are runs of their own under --runs and are resumed when
-they are there, so an interrupted benchmark goes on. About half an hour on two cores; the full-rank runs take most of it.
+they are there, so an interrupted benchmark goes on. About half an hour on two cores, most of it for full rank.
 """
 
 from __future__ import annotations
@@ -96,4 +96,6 @@ if __name__ == "__main__":
     figure(results, HERE / "learning.png")
     text = (HERE / "learning.md").read_text() if (HERE / "learning.md").exists() else "# Learning\n\n<!-- table -->\n"
     head, mark, _ = text.partition("<!-- table -->")
-    (HERE / "learning.md").write_text(f"{head}{mark}\n\n{table(results)}\n\n![Misses and right answers](learning.png)\n")
+    (HERE / "learning.md").write_text(
+        f"{head}{mark}\n\n{table(results)}\n\n![Misses and right answers](learning.png)\n"
+    )

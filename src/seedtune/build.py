@@ -32,9 +32,25 @@ def engine(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | No
     else:
         name, loaded = str(getattr(model.config, "_name_or_path", "") or "model"), model
         own = tokenizer or models.tokenizer_of(name)
+    return _engine(loaded, tokenizer or own, name, args)
+
+
+def on_top(engine: HFEngine, args: ESConfig) -> HFEngine:
+    """A replica whose base is another's centre, in full precision; it saves as the other would."""
+    for name, tensor in engine.centre_in_full().items():
+        engine.model.get_parameter(name).data = tensor
+    for module in engine.model.modules():
+        module.__dict__.pop("forward", None)  # low-rank members stood in for it
+    engine.model.float()
+    made = _engine(engine.model, engine.tokenizer, engine.name, args)
+    made.saves_as(engine)
+    return made
+
+
+def _engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, args: ESConfig) -> HFEngine:
     return HFEngine(
-        loaded,
-        tokenizer or own,
+        model,
+        tokenizer,
         name=name,
         seed=args.seed,
         sigma=args.fixed_sigma,

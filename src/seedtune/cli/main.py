@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
-    from . import evaluate, generate, train
+    from . import apply, diff, evaluate, export, generate, inspect, replay, train
 
     parser = argparse.ArgumentParser(
         prog="seedtune",
@@ -42,7 +42,16 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
     )
     parser.add_argument("--version", action="version", version=f"seedtune {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command")
-    commands: dict[str, Any] = {"train": train, "eval": evaluate, "generate": generate}
+    commands: dict[str, Any] = {
+        "train": train,
+        "eval": evaluate,
+        "generate": generate,
+        "replay": replay,
+        "export": export,
+        "apply": apply,
+        "inspect": inspect,
+        "diff": diff,
+    }
     for name, module in commands.items():
         sub = subparsers.add_parser(
             name,
@@ -60,6 +69,8 @@ _EXAMPLES = """examples:
   seedtune train --resume --output_dir runs/first --max_steps 20
   seedtune eval runs/first --task conciseness
   seedtune generate runs/first "What is the capital of Peru?"
+  seedtune export runs/first --patch first.seedtune
+  seedtune apply first.seedtune --out first-again
 """
 
 

@@ -216,6 +216,15 @@ class HFEngine:
             ) from e
         return [completions[n] for n in range(len(ids))]
 
+    def saves_as(self, other: HFEngine) -> None:
+        """Write checkpoints in the dtypes of another engine's base model."""
+        self._base_dtypes, self._base_dtype = other._base_dtypes, other._base_dtype
+
+    def centre_in_full(self) -> dict[str, torch.Tensor]:
+        """The parameters that inference holds rounded, as they are."""
+        self.restore()
+        return {**self._kept, **{name: self.centre.centre(name, torch.float32) for name in self.centre.names}}
+
     # --- files --------------------------------------------------------------------------------------------------------
 
     def describe(self) -> Mapping[str, Any]:
@@ -241,7 +250,7 @@ class HFEngine:
             if name in self.centre.names and dtype != self._dtype:
                 state[name] = self.centre.centre(name, dtype)
             elif name in self._kept:
-                state[name] = self._kept[name]
+                state[name] = self._kept[name].to(dtype)
         for name in getattr(self.model, "all_tied_weights_keys", None) or {}:
             state.pop(name, None)
         with quiet():

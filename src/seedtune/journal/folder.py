@@ -18,11 +18,16 @@ METRICS = "metrics.jsonl"
 
 def write_text(path: Path, text: str) -> None:
     """Write a file as a whole or not at all. Raises SaveError."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """As `write_text`."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("w", encoding="utf-8") as f:
-            f.write(text)
+        with draft.open("wb") as f:
+            f.write(data)
             f.flush()
             os.fsync(f.fileno())
         draft.replace(path)
@@ -47,6 +52,28 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return [row for row in rows if isinstance(row, dict)]
+
+
+def save_whole(target: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a folder beside `target`, then give it that name. Raises SaveError (a full disk); what was there
+    before is untouched, and no half folder is left.
+    """
+    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        draft.mkdir(parents=True)
+        write(draft)
+        if target.exists():
+            shutil.rmtree(target)
+        draft.rename(target)
+    except BaseException as e:
+        shutil.rmtree(draft, ignore_errors=True)
+        if not (isinstance(e, OSError) or "No space left" in str(e)):
+            raise
+        free = shutil.disk_usage(next(p for p in target.absolute().parents if p.exists())).free / 2**20
+        raise SaveError(
+            f"cannot save {target}: {getattr(e, 'strerror', None) or e} ({free:.0f} MB free). What was saved before "
+            "is safe, the journal too: make room, then try again (a run: with --resume)."
+        ) from e
 
 
 class RunFolder:
@@ -145,22 +172,7 @@ class RunFolder:
         Raises SaveError (a full disk); what was there before is untouched, and no half checkpoint is left.
         """
         target = self.path / f"checkpoint-{step}"
-        draft = self.path / f".checkpoint-{step}.{os.getpid()}.tmp"
-        try:
-            draft.mkdir(parents=True)
-            write(draft)
-            if target.exists():
-                shutil.rmtree(target)
-            draft.rename(target)
-        except BaseException as e:
-            shutil.rmtree(draft, ignore_errors=True)
-            if not (isinstance(e, OSError) or "No space left" in str(e)):
-                raise
-            free = shutil.disk_usage(self.path).free / 2**20
-            raise SaveError(
-                f"cannot save {target}: {getattr(e, 'strerror', None) or e} ({free:.0f} MB free). The journal and the "
-                "checkpoints before are safe: make room, then go on with --resume."
-            ) from e
+        save_whole(target, write)
         for old in self.checkpoints()[: -limit if limit else 0]:
             if old != target:
                 shutil.rmtree(old)

@@ -26,12 +26,12 @@ class Journal:
         return Journal(folder / NAME, header, [], chain)
 
     @staticmethod
-    def read(folder: Path) -> tuple[Journal, str | None]:
-        """The journal of a run, and a note when its last line was torn (then it is cut off the file).
+    def read(place: Path, mend: bool = True) -> tuple[Journal, str | None]:
+        """The journal of a run (its folder, or the file), and a note when its last line was torn; `mend` cuts that off.
 
         Raises JournalError that names the line for any other damage.
         """
-        path = folder / NAME
+        path = place / NAME if place.is_dir() else place
         data = path.read_bytes()
         lines = data.split(b"\n")
         torn = lines.pop()
@@ -52,8 +52,9 @@ class Journal:
         contiguous(iterations, str(path))
         note = None
         if torn:
-            with path.open("r+b") as f:
-                f.truncate(len(data) - len(torn))
+            if mend:
+                with path.open("r+b") as f:
+                    f.truncate(len(data) - len(torn))
             note = f"the last line of {path.name} was torn ({len(torn)} bytes) and was dropped"
         return Journal(path, parsed[0], iterations, chain), note
 

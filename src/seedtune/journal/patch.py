@@ -1,0 +1,95 @@
+"""A fine-tune as a file of kilobytes: what the updates were made of. docs/patch-format.md specifies it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from ..errors import JournalError
+from .record import Iteration
+
+MAGIC, FORMAT = b"SEEDTUNE", 1
+_START = struct.Struct("<8sHQ")  # magic, format, size of the payload
+_MOST = 1 << 30
+
+
+@dataclass(frozen=True)
+class Patch:
+    """`header` is that of the journal (base, config, noise_version...); then, for T iterations of N members, what
+    multiplies each member's noise, the learning rates, and the digests of the weights after each update.
+    """
+
+    header: Mapping[str, Any]
+    coefficients_T_N: NDArray[np.float32]
+    rates_T: NDArray[np.float64]
+    digests_T: NDArray[np.uint64]
+
+    @staticmethod
+    def of(header: Mapping[str, Any], iterations: Sequence[Iteration]) -> Patch:
+        """From a journal. Raises JournalError when there is nothing to ship."""
+        if not iterations:
+            raise JournalError("the run has no finished iteration yet: there is nothing to export.")
+        return Patch(
+            {key: header[key] for key in ("base", "config", "noise_version", "software")},
+            np.stack([it.coefficients_M for it in iterations]).astype("<f4"),
+            np.array([it.learning_rate for it in iterations], dtype="<f8"),
+            np.array([int(it.digest, 16) for it in iterations], dtype="<u8"),
+        )
+
+    def __len__(self) -> int:
+        return len(self.rates_T)
+
+    def digest(self, t: int) -> str:
+        """The digest of the weights after iteration `t`, 16 hexadecimal digits."""
+        return f"{int(self.digests_T[t - 1]):016x}"
+
+    def to_bytes(self) -> bytes:
+        text = json.dumps(
+            {**self.header, "iterations": len(self), "members": self.coefficients_T_N.shape[1]}, separators=(",", ":")
+        ).encode()
+        arrays = (self.coefficients_T_N, self.rates_T, self.digests_T)
+        payload = struct.pack("<Q", len(text)) + text + b"".join(a.tobytes() for a in arrays)
+        squeeze = zstandard.ZstdCompressor(level=19, write_checksum=True, write_content_size=True)
+        return _START.pack(MAGIC, FORMAT, len(payload)) + squeeze.compress(payload)
+
+    @staticmethod
+    def from_bytes(data: bytes, name: str = "the patch") -> Patch:
+        """Raises JournalError for anything that is not a whole patch of a format that this version reads."""
+        if data[:8] != MAGIC or len(data) < _START.size:
+            raise JournalError(f"{name} is not a Seedtune patch: it does not begin with SEEDTUNE.")
+        _, version, size = _START.unpack_from(data)
+        if version != FORMAT:
+            raise JournalError(f"{name} has patch format {version}; this version of Seedtune reads {FORMAT}.")
+        try:
+            if size > _MOST:
+                raise ValueError(f"it claims to hold {size} bytes")
+            payload = zstandard.ZstdDecompressor().decompress(data[_START.size :], max_output_size=size)
+            if len(payload) != size:
+                raise ValueError("its length is not what it says")
+            return _parse(payload)
+        except (zstandard.ZstdError, ValueError, KeyError, TypeError, struct.error) as e:
+            raise JournalError(f"{name} is damaged: {e}. Get a new copy.") from None
+
+
+def _parse(payload: bytes) -> Patch:
+    (length,) = struct.unpack_from("<Q", payload)
+    header = json.loads(payload[8 : 8 + length])
+    count, members = int(header.pop("iterations")), int(header.pop("members"))
+    if count < 1 or members < 1 or len(payload) != 8 + length + count * (4 * members + 8 + 8):
+        raise ValueError("its arrays are not as long as its header says")
+    for key in ("base", "config", "noise_version"):
+        header[key]
+    arrays = memoryview(payload)[8 + length :]
+    coefficients = np.frombuffer(arrays, "<f4", count * members).reshape(count, members)
+    rates = np.frombuffer(arrays, "<f8", count, offset=4 * count * members)
+    digests = np.frombuffer(arrays, "<u8", count, offset=4 * count * members + 8 * count)
+    if not (np.isfinite(coefficients).all() and np.isfinite(rates).all()):
+        raise ValueError("a coefficient or a learning rate is not a number")
+    return Patch(header, coefficients.astype(np.float32), rates, digests)
