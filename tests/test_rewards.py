@@ -217,6 +217,23 @@ def test_an_error_in_the_worker_comes_back_whole():
         scorer.gather([scorer.submit(batch("a"))])
 
 
+def test_while_rows_are_decoded_a_failure_or_a_hang_is_noticed():
+    def picky(completions, **kwargs):
+        raise ValueError("no")
+
+    def hang(completions, **kwargs):
+        time.sleep(60)
+
+    for function, says in ((picky, "no"), (hang, "did not come back within 0.5 seconds")):
+        with Scorer([Reward(function)], workers=1, timeout=0.5) as scorer:
+            future = scorer.submit(batch("x"))
+            scorer.check([future])  # it does not wait
+            with pytest.raises(RewardError, match=says):
+                for _ in range(2000):
+                    scorer.check([future])
+                    time.sleep(0.01)
+
+
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     code = (
         "import os, time\nfrom seedtune.tasks.pool import Scorer\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -175,7 +176,7 @@ def test_a_damaged_journal_names_the_line(tmp_path, line):
 def test_a_forged_coefficient_is_caught_by_the_digest(tmp_path):
     from seedtune.journal.record import ROOT, seal
 
-    trainer(tmp_path).train()
+    trainer(tmp_path, save_only_model=True).train()
     path, chain, forged = tmp_path / "run" / "journal.jsonl", ROOT, ""
     for line in read_lines(path):
         del line["chain"]
@@ -536,3 +537,38 @@ def test_save_model(tmp_path):
     t.save_model(str(tmp_path / "here"))
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "here")
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), tiny_llama().parameters(), strict=True))
+
+
+# --- checkpoints as a shortcut ----------------------------------------------------------------------------------------
+
+
+def test_a_resume_starts_from_the_newest_checkpoint_that_holds_the_state(tmp_path, monkeypatch):
+    options = {"save_steps": 2, "optimizer": "adam", "max_steps": 7}
+    trainer(tmp_path, output_dir=str(tmp_path / "whole"), **options).train()
+    trainer(tmp_path, **{**options, "max_steps": 5}).train()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-5")
+    t = trainer(tmp_path, **options)
+    updates, plain = [], t.fleet.update
+    monkeypatch.setattr(t.fleet, "update", lambda n, *rest: updates.append(n) or plain(n, *rest))
+    t.train(resume_from_checkpoint=True)
+    assert updates == [5, 6, 7]
+    assert journal_of(tmp_path) == journal_of(tmp_path, "whole")
+    states = [(tmp_path / name / "checkpoint-6/state.safetensors").read_bytes() for name in ("run", "whole")]
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:-9] + bytes(9), lambda data: b""])
+def test_a_checkpoint_whose_state_is_damaged_is_passed_over(tmp_path, damage):
+    trainer(tmp_path, output_dir=str(tmp_path / "whole"), max_steps=4).train()
+    trainer(tmp_path).train()
+    state = tmp_path / "run/checkpoint-3/state.safetensors"
+    state.write_bytes(damage(state.read_bytes()))
+    notes = Notes()
+    trainer(tmp_path, max_steps=4, progress=notes).train(resume_from_checkpoint=True)
+    assert any("was passed over" in text for text in notes.texts)
+    assert journal_of(tmp_path) == journal_of(tmp_path, "whole")
+
+
+def test_save_only_model_leaves_no_state(tmp_path):
+    trainer(tmp_path, save_only_model=True).train()
+    assert not list((tmp_path / "run").rglob("state.safetensors"))

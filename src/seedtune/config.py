@@ -92,6 +92,12 @@ class ESConfig:
     max_steps: int = setting("Output", "iterations", 100, learning=False)
     eval_steps: int = setting("Output", "evaluate the centre every N iterations; 0: first and last", 10, learning=False)
     save_steps: int = setting("Output", "checkpoint every N iterations; 0: only at the end", 0, learning=False)
+    save_only_model: bool = setting(
+        "Output",
+        "no state.safetensors in checkpoints: half the size; a resume repeats all updates",
+        False,
+        learning=False,
+    )
     save_total_limit: int | None = setting("Output", "keep the newest N checkpoints", None, learning=False)
     log_completions: bool = setting("Output", "write members' completions to completions/", False, learning=False)
     report_to: str | list[str] = setting(

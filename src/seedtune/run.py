@@ -26,6 +26,8 @@ from .prompts import Prompts
 from .report.model_card import model_card
 from .report.progress import Summary
 
+STATE = "state.safetensors"
+
 
 class Run:
     """The folder, the journal and the history of one run. `data` is the digest of the training data."""
@@ -72,6 +74,8 @@ class Run:
                 f"this process holds an update that {journal.path} does not (writing it failed): make a new trainer, "
                 "and resume with that."
             )
+        if not self._applied:
+            self._applied = self._from_checkpoint(journal, note)
         for it in journal.iterations[max(self._applied - 1, 0) :]:
             if it.t > self._applied:
                 self.fleet.update(it.t, it.coefficients_M, it.learning_rate)
@@ -83,7 +87,18 @@ class Run:
                 )
         self._journal = journal
         self.history = self.folder.metrics(until=self.step)
-        note(f"Resumed after iteration {self.step}: the weights were rebuilt from the base model and the journal.")
+        note(f"Resumed after iteration {self.step}.")
+
+    def _from_checkpoint(self, journal: Journal, note: Callable[[str], None]) -> int:
+        """Start from the newest checkpoint that holds the state the journal speaks of; returns its iteration, or 0."""
+        for checkpoint in reversed(self.folder.checkpoints()):
+            t, file = int(checkpoint.name.removeprefix("checkpoint-")), checkpoint / STATE
+            if not file.exists() or not 1 <= t <= len(journal.iterations):
+                continue
+            if self.fleet.load_state(file, journal.iterations[t - 1].digest, steps=t):
+                return t
+            note(f"Note: {file} is not the state after iteration {t} that the journal speaks of; it was passed over.")
+        return 0
 
     def _header(self) -> dict[str, Any]:
         header = record.header(self.fleet.describe(), {**self.args.learning_part(), "data": self.data}, software())
@@ -132,7 +147,13 @@ class Run:
 
     def save(self) -> Path:
         """`checkpoint-N`, whole or not at all. Raises SaveError."""
-        return self.folder.save_checkpoint(self.step, self.write_model, self.args.save_total_limit)
+
+        def write(folder: Path) -> None:
+            self.write_model(folder)
+            if not self.args.save_only_model and self.step:
+                self.fleet.save_state(folder / STATE)
+
+        return self.folder.save_checkpoint(self.step, write, self.args.save_total_limit)
 
     def has_checkpoint(self, step: int) -> bool:
         return any(path.name == f"checkpoint-{step}" for path in self.folder.checkpoints())

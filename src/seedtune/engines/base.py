@@ -108,6 +108,14 @@ class Engine(Protocol):
         """Write the centre as a checkpoint that `from_pretrained` loads unaided."""
         ...
 
+    def save_state(self, file: Path) -> None:
+        """Write what an update depends on, in full precision, so that a resume need not repeat all updates."""
+        ...
+
+    def load_state(self, file: Path, digest: str, steps: int) -> bool:
+        """Take over a saved state if it is whole and has this digest, as after `steps` updates; says whether."""
+        ...
+
     def describe(self) -> Mapping[str, Any]:
         """What the run's header says of the model: name, dtype, scope with parameter ids and shapes."""
         ...

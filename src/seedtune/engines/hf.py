@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigError, ModelError
@@ -224,6 +226,19 @@ class HFEngine:
         """The parameters that inference holds rounded, as they are."""
         self.restore()
         return {**self._kept, **{name: self.centre.centre(name, torch.float32) for name in self.centre.names}}
+
+    def save_state(self, file: Path) -> None:
+        save_file(self.centre.state(), file)
+
+    def load_state(self, file: Path, digest: str, steps: int) -> bool:
+        try:
+            state = load_file(file)
+        except (OSError, SafetensorError):
+            return False
+        sound = self.centre.state_digest(state) == digest
+        if sound:
+            self.centre.adopt(state, steps)
+        return sound
 
     # --- files --------------------------------------------------------------------------------------------------------
 

@@ -82,6 +82,12 @@ class LocalFleet:
     def save(self, folder: Path) -> None:
         self.engine.save(folder)
 
+    def save_state(self, file: Path) -> None:
+        self.engine.save_state(file)
+
+    def load_state(self, file: Path, digest: str, steps: int) -> bool:
+        return self.engine.load_state(file, digest, steps)
+
 
 class Interrupted(Exception):
     """The user asked to stop before the iteration was finished. The centre is as the last update left it."""

@@ -141,6 +141,35 @@ class Centre:
         self.restore()
         return _digest(self._centre, self.ids)
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that an update depends on: the centre in full precision and the rule's moments, sharing their memory."""
+        self.restore()
+        held = {f"centre/{name}": _tensor(w.bits()) for name, w in zip(self.names, self._centre, strict=True)}
+        for kind, arrays in (("first", self._m), ("second", self._v)):
+            held |= {f"{kind}/{name}": _tensor(a) for name, a in zip(self.names, arrays, strict=True) if len(a)}
+        return held
+
+    def state_digest(self, state: Mapping[str, torch.Tensor]) -> str | None:
+        """The digest that the centre would have with `state`; None when it is not the state of such a centre."""
+        own = self.state()
+        if {k: (v.dtype, v.shape) for k, v in state.items()} != {k: (v.dtype, v.shape) for k, v in own.items()}:
+            return None
+        given = [state[f"centre/{name}"].numpy() for name in self.names]
+        weights = [
+            Weights.of(bits.view(np.float32) if w.format == cpu.F32 else bits.view(np.uint16), w.format)
+            for bits, w in zip(given, self._centre, strict=True)
+        ]
+        return _digest(weights, self.ids)
+
+    def adopt(self, state: Mapping[str, torch.Tensor], steps: int) -> None:
+        """Take over a state that `state_digest` found sound, as it was after `steps` updates."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+        self.steps = steps
+        if self.exact:
+            self._write_centre()
+        self._push()
+
     def centre(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         """A parameter of the centre, rounded once to `dtype`, in its own shape, on the CPU."""
         n = self.names.index(name)
@@ -160,6 +189,12 @@ def _digest(weights: Sequence[Weights], ids: Sequence[int]) -> str:
         return cpu.digest(weights[n].part(a, b), ids[n], a)
 
     return f"{sum(cpu.parallel(work, cpu.ranges(len(w) for w in weights))) % 2**64:016x}"
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    """The same memory; patterns of bits as signed integers, which every library knows."""
+    signed = {np.dtype(np.uint32): np.int32, np.dtype(np.uint16): np.int16}.get(array.dtype)
+    return torch.from_numpy(array if signed is None else array.view(signed))
 
 
 def _host_weights(tensor: torch.Tensor) -> Weights:
