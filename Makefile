@@ -51,6 +51,8 @@ bench: setup-dev  ## measure what the README claims
 	$(BIN)/python benchmarks/noise.py --json benchmarks/results/noise.json
 	$(BIN)/python benchmarks/memory.py --json benchmarks/results/memory.json
 	$(BIN)/python benchmarks/drift.py --json benchmarks/results/drift.json
+	$(BIN)/python benchmarks/population.py --json benchmarks/results/population.json
+	$(BIN)/python benchmarks/journal.py --json benchmarks/results/journal.json
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """Low-rank members decoding together: 32 members, 4 prompts each, up to 64 new tokens, SmolLM2-135M in bfloat16.
 
-* perturbed_over_plain: tokens per second of the decode loop with members, over the same loop without noise.
+* perturbed_over_plain: tokens per second of the decode loop with members, over the same loop without noise, on the same
+  work: no row stops before its 64 tokens.
 * loop_over_generate: useful new tokens per second of the loop without noise, over transformers' `generate` on the same
   rows (an untouched model, one batch of all rows).
 * fraction_of_gemm_limit: prompt and new tokens per second of the loop with members, over the rows per second at which
@@ -8,7 +9,7 @@
 * overhead_fraction: what of an iteration is not decoding: noise, laying out weights, waiting for rewards, the update,
   the digest.
 * lowrank_over_fullrank: an iteration of 32 full-rank members through the same loop, over one of 32 low-rank members.
-  Full-rank members follow one another, so 4 are measured and counted eight times.
+  Full-rank members follow one another, so the answers of 4 are measured and counted eight times.
 
 All in one process; medians over rounds in which every measurement takes its turn.
 """
@@ -57,29 +58,35 @@ class Fleet:
 
     def iteration(self, t: int) -> tuple[float, float, float]:
         """Seconds of an iteration, seconds of it spent decoding, and prompt and new tokens per second of decoding."""
+        members = POPULATION.ask(t)
         started = time.perf_counter()
-        members = POPULATION.ask(t)[: self.members]
-        answers = self.fleet.evaluate(members, self.questions, self.scorer, t, {}, lambda *_: None)
-        self.fleet.update(t, np.full(MEMBERS, 1 / MEMBERS, np.float32), 0.0)
+        answers = self.fleet.evaluate(members[: self.members], self.questions, self.scorer, t, {}, lambda *_: None)
+        evaluated = (time.perf_counter() - started) * MEMBERS / self.members
+        started = time.perf_counter()
+        self.fleet.update(t, np.random.default_rng(t).standard_normal(MEMBERS).astype(np.float32), 0.0)
         self.fleet.digest()
         decoding = answers.seconds["generate"]
-        return time.perf_counter() - started, decoding, answers.tokens() / decoding
+        return evaluated + time.perf_counter() - started, decoding, answers.tokens() / decoding
 
-
-def plain_loop(fleet: Fleet) -> tuple[float, float]:
-    """The loop without noise: useful new tokens, and all tokens, per second. Rows share prefixes as members do."""
-    engine = fleet.engine
-    engine.restore()
-    ids = [p.ids for _ in range(MEMBERS) for p in fleet.questions.prompts]
-    who = [m for m in range(MEMBERS) for _ in range(PROMPTS)]
-    written: list[int] = []
-    started = time.perf_counter()
-    assert engine.decoder is not None
-    engine.decoder.decode(
-        ids, who, fleet.sampling, 0, ROWS, lambda rows: None, lambda w: written.extend(len(x.ids) for x in w)
-    )
-    seconds = time.perf_counter() - started
-    return sum(written) / seconds, (sum(written) + sum(map(len, ids))) / seconds
+    def loop(self, t: int | None, stops: bool) -> tuple[float, float]:
+        """The loop alone: useful new tokens, and all tokens, per second. Without noise (t None) rows share prefixes as
+        members do.
+        """
+        engine = self.engine
+        who = [m for m in (POPULATION.ask(t) if t is not None else range(MEMBERS)) for _ in range(PROMPTS)]
+        ids = [p.ids for _ in range(MEMBERS) for p in self.questions.prompts]
+        engine.centre.become([None] * ROWS if t is None else who)
+        assert engine.decoder is not None
+        written: list[int] = []
+        before, engine.decoder.stops = engine.decoder.stops, engine.decoder.stops if stops else torch.tensor([-1])
+        started = time.perf_counter()
+        engine.decoder.decode(
+            ids, who, self.sampling, 0, ROWS, engine.centre.seat, lambda w: written.extend(len(x.ids) for x in w)
+        )
+        seconds = time.perf_counter() - started
+        engine.decoder.stops = before
+        engine.restore()
+        return sum(written) / seconds, (sum(written) + sum(map(len, ids))) / seconds
 
 
 def transformers_loop(model: torch.nn.Module, fleet: Fleet) -> float:
@@ -122,14 +129,14 @@ if __name__ == "__main__":
     rows: list[dict[str, float]] = []
     for t in range(ROUNDS + 1):  # the first does not count
         seconds, decoding, speed = low.iteration(t)
-        useful, plain = plain_loop(low)
+        useful, _ = low.loop(None, stops=True)
         rows.append(
             {
-                "perturbed_over_plain": speed / plain,
+                "perturbed_over_plain": low.loop(t, stops=False)[1] / low.loop(None, stops=False)[1],
                 "loop_over_generate": useful / transformers_loop(untouched, low),
                 "fraction_of_gemm_limit": speed / limit(),
                 "overhead_fraction": 1 - decoding / seconds,
-                "lowrank_over_fullrank": MEMBERS / full.members * full.iteration(t)[0] / seconds,
+                "lowrank_over_fullrank": full.iteration(t)[0] / seconds,
                 "lowrank_seconds": seconds,
                 "tokens_per_second": speed,
             }
