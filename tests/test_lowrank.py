@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, GemmaConfig, Qwen2Config, Qwen3Config
 
-from seedtune.errors import ConfigError
+from seedtune.errors import ConfigError, ModelError
 from seedtune.es import update
 from seedtune.es.population import Member, Population
 from seedtune.es.update import UpdateRule
@@ -39,16 +39,20 @@ def make(architecture):
         return AutoModelForCausalLM.from_config(config).float().eval()
 
 
-def low_rank(model, *, rank=1, scope="linear", **options):
+def low_rank(model, *, rank=1, scope="linear", vectors=False, **options):
     options = {"seed": 3, "sigma": 0.05, "dtype": torch.float32, **options}
-    layers = select_layers(model, scope)
-    return LowRank(layers.found, together=layers.together, rank=rank, **options)
+    layers = select_layers(model, scope, vectors)
+    return LowRank(layers.found, together=layers.together, vectors=layers.vectors, rank=rank, **options)
 
 
-def add_noise(model, member, rank, sigma=0.05, seed=3):
-    """The reference: E added to the weights, for one member."""
+def add_noise(model, member, rank, sigma=0.05, seed=3, vectors=False):
+    """The reference: E added to the weights, for one member; with `vectors`, noise to every vector."""
     key = spec.member_key(seed, member.iteration, member.pair)
     with torch.no_grad():
+        for name, p in model.named_parameters():
+            if vectors and p.dim() == 1:
+                noise = spec.normals(key, spec.parameter_id(name), spec.Purpose.FULL, 0, len(p))
+                p += sigma * member.sign * torch.from_numpy(noise)
         for name, layer in select_layers(model, "linear").found.items():
             e = spec.low_rank(key, spec.parameter_id(name), tuple(layer.weight.shape), rank)
             layer.weight += sigma * member.sign * torch.from_numpy(e)
@@ -79,22 +83,24 @@ def test_low_rank_noise_has_unit_variance_and_its_rank():
         assert 0.8 < e.var() < 1.2
 
 
+@pytest.mark.parametrize("vectors", [False, True])
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma", "gpt2"])
-def test_one_batch_of_many_members_equals_each_alone(architecture, rank):
+def test_one_batch_of_many_members_equals_each_alone(architecture, rank, vectors):
     model = make(architecture)
     ids = torch.randint(5, 200, (5, 7), generator=torch.Generator().manual_seed(0))
     members = [*Population(4, antithetic=True).ask(6)[:3], None, Member(6, 3, 1, -1)]
-    perturber = low_rank(model, rank=rank)
+    heads = {"gpt2": r"h\.\d|ln_f"}.get(architecture, r"layers|norm")  # all but the embeddings and the head
+    perturber = low_rank(model, rank=rank, scope=heads if vectors else "linear", vectors=vectors)
     perturber.become(members)
     with torch.no_grad():
         together = model(ids).logits
     for row, member in enumerate(members):
-        alone = make(architecture) if member is None else add_noise(make(architecture), member, rank)
+        alone = make(architecture) if member is None else add_noise(make(architecture), member, rank, vectors=vectors)
         with torch.no_grad():
             expected = alone(ids[row : row + 1]).logits[0]
         assert torch.allclose(together[row], expected, atol=2e-4, rtol=1e-3), (row, member)
-    perturber.become([None])
+    perturber.restore()
     with torch.no_grad():
         assert torch.equal(model(ids).logits, make(architecture)(ids).logits)
     assert not torch.allclose(together[0], together[1], atol=1e-2)
@@ -132,6 +138,33 @@ def test_replicas_agree_and_the_update_is_the_sum_of_the_members_noise():
     e = [spec.low_rank(spec.member_key(3, 1, k), spec.parameter_id(name), (64, 32), 2) for k in range(4)]
     expected = base.get_parameter(name).detach().numpy() + 0.1 * sum(x * y for x, y in zip(c, e, strict=True))
     assert perturber.centre(name, torch.float32).numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_quantised_weights_are_left_out_and_named_and_alone_are_an_error():
+    model = tiny_llama()
+    names = [f"model.layers.0.mlp.{kind}_proj.weight" for kind in ("gate", "up", "down")]
+    for name in names:
+        layer = model.get_submodule(name.removesuffix(".weight"))
+        layer.weight = torch.nn.Parameter(layer.weight.to(torch.int8), requires_grad=False)
+        layer.forward = lambda x, out=layer.out_features: x.new_zeros(*x.shape[:-1], out)
+    layers = select_layers(model, "linear")
+    assert all(layers.left_out[name].startswith("quantised") for name in names)
+    assert len(layers.found) == 11
+    with pytest.raises(ModelError, match="every parameter in scope 'layers.0.mlp' is quantised"):
+        select_layers(model, "layers.0.mlp")
+
+
+def test_vectors_move_and_resume(tmp_path):
+    options = {"perturbation": "lowrank", "lowrank_vectors": True, "max_steps": 4, "save_steps": 2}
+    t = trainer(tmp_path, output_dir=str(tmp_path / "whole"), **options)
+    before = {name: p.clone() for name, p in t.model.named_parameters()}
+    t.train()
+    moved = {name for name, p in t.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name for name in before if "embed" not in name}
+    assert set(t.engine.describe()["left_out"]) == {"model.embed_tokens.weight"}
+    trainer(tmp_path, **{**options, "max_steps": 3}).train()
+    trainer(tmp_path, **options).train(resume_from_checkpoint=True)
+    assert journal_of(tmp_path) == journal_of(tmp_path, "whole")
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def _engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: st
         noise=args.noise,
         restore=args.restore,
         rank=args.rank if args.perturbation == "lowrank" else None,
+        lowrank_vectors=args.lowrank_vectors,
         rule=update_rule(args),
         threads=args.threads,
         chat_template_kwargs=args.chat_template_kwargs,

@@ -124,6 +124,7 @@ class ESConfig:
         "Evolution strategies", "full (the paper), or lowrank (linear layers only, all members in one batch)", "full"
     )
     rank: int = setting("Evolution strategies", "rank of lowrank noise", 1)
+    lowrank_vectors: bool = setting("Evolution strategies", "lowrank: biases and norms move too, full-rank", False)
     scope: str = setting("Evolution strategies", "which weights move: all, linear, or a regex on names", "all")
     noise: str = setting("Evolution strategies", "iid, or shared (restarts at every layer, as the paper's code)", "iid")
     restore: str = setting("Evolution strategies", "exact, or subtract (least memory, lossy)", "exact")

@@ -30,11 +30,13 @@ from ..noise.cpu import Factors
 from ..noise.spec import Key
 from .centre import Centre
 from .product import Product, packs
+from .vectors import Seats, Vector
 
 
 class LowRank(Centre):
     """Members that share one batch. `layers` are the modules whose weights move, by the weight's name; `together` names
-    those that read the same input; `still` are other linear layers, which gain from being packed.
+    those that read the same input; `still` are other linear layers, which gain from being packed; `vectors` are biases
+    and norms that move too, with full-rank noise, by name (the module and its attribute).
 
     Raises ConfigError when the rank is larger than a weight's smaller side.
     """
@@ -46,6 +48,7 @@ class LowRank(Centre):
         rank: int,
         together: Sequence[Sequence[str]] = (),
         still: Sequence[nn.Module] = (),
+        vectors: Mapping[str, tuple[nn.Module, str]] | None = None,
         **options: Any,
     ) -> None:
         parameters = {name: layer.get_parameter("weight") for name, layer in layers.items()}
@@ -54,10 +57,12 @@ class LowRank(Centre):
                 raise ConfigError(
                     f"rank {rank} is larger than {name} is wide ({list(parameter.shape)}); use a lower rank."
                 )
+        parameters |= {name: module.get_parameter(of) for name, (module, of) in (vectors or {}).items()}
         super().__init__(parameters, **options)
         self.rank = rank
-        self._seats = _Seats()
+        self._seats = Seats()
         self._rides = self._make_rides(layers, together)
+        self._vectors = {name: Vector(module, of, self._seats) for name, (module, of) in (vectors or {}).items()}
         self._still = [_Ride({"": layer}, self._seats) for layer in still]
         self._drawn: list[tuple[int, int]] = []
         self._mask = torch.empty(0)
@@ -85,7 +90,7 @@ class LowRank(Centre):
 
     def seat(self, rows: torch.Tensor | None) -> None:
         if self._drawn:
-            self._seats.take(self._mask if rows is None else self._mask[rows])
+            self._seats.take(self._mask if rows is None else self._mask[rows], self.rank)
 
     def restore(self) -> None:
         """The weights never left the centre; only the noise goes."""
@@ -97,41 +102,32 @@ class LowRank(Centre):
         keys = [spec.member_key(self.seed, t, pair) for t, pair in pairs]
         factors = dict(zip(self.names, self._factors(keys), strict=True))
         for ride in self._rides:
-            ride.set([factors[name] for name in ride.names], self.sigma)
+            ride.set([f for name in ride.names if (f := factors[name])], self.sigma)
+        for name, vector in self._vectors.items():
+            vector.set(self.sigma * self._normals(self.names.index(name), keys))
         self._drawn = pairs
-        self._seats.take(None)
+        self._seats.take(None, self.rank)
 
-    def _factors(self, keys: list[Key]) -> Sequence[Factors]:
-        def work(n: int, *_: int) -> Factors:
+    def _factors(self, keys: list[Key]) -> Sequence[Factors | None]:
+        def work(n: int, *_: int) -> Factors | None:
+            if len(self.shapes[n]) == 1:
+                return None  # full-rank
             m, k = self.shapes[n]
             return Factors.draw(keys, self.ids[n], (m, k), self.rank)
 
         return cpu.parallel(work, [(n, 0, 0) for n in range(len(self.names))])
 
+    def _normals(self, n: int, keys: list[Key]) -> torch.Tensor:
+        """Full-rank noise [K, size] of a vector."""
+        noise_K = torch.empty(len(keys), *self.shapes[n])
+        for noise, key in zip(noise_K, keys, strict=True):
+            cpu.normals(noise.numpy(), key, self.ids[n], spec.Purpose.FULL)
+        return noise_K
+
     def _push(self) -> None:
         super()._push()
         for ride in self._rides:
             ride.weights_changed()
-
-
-class _Seats:
-    """Who sits where: mask [rows, K r] of the next forward pass, for all layers. None: the centre, in every row."""
-
-    mask: torch.Tensor | None = None
-
-    def take(self, mask: torch.Tensor | None) -> None:
-        self.mask = mask
-        self._shaped: dict[tuple[int, int], torch.Tensor] = {}
-
-    def like(self, x: torch.Tensor, layers: int) -> torch.Tensor | None:
-        """The mask for inputs x [rows, ..., n] of `layers` layers that stand side by side; None when rows differ."""
-        if self.mask is None or x.shape[0] != len(self.mask):
-            return None
-        key = (x.dim(), layers)
-        if key not in self._shaped:
-            wide = self.mask.repeat(1, layers)
-            self._shaped[key] = wide.view(len(wide), *[1] * (x.dim() - 2), -1)
-        return self._shaped[key]
 
 
 class _Ride:
@@ -140,7 +136,7 @@ class _Ride:
     The layer that is called first computes the outputs of all; the others find theirs, when they bring the same tensor.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], seats: _Seats) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module], seats: Seats) -> None:
         self.names, self.layers, self._seats = list(layers), list(layers.values()), seats
         self._weights = [layer.get_parameter("weight") for layer in self.layers]
         self._transposed = [isinstance(layer, Conv1D) for layer in self.layers]  # weight [in, out], y = x W

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import ConfigError, ModelError
+from .vectors import vectors
 
 _LINEAR = (nn.Linear, Conv1D)
 
@@ -25,6 +26,23 @@ def select(model: nn.Module, scope: str) -> dict[str, nn.Parameter]:
     Raises ConfigError when the scope is not a regular expression or matches nothing, ModelError when the model holds
     no floating-point parameter in it (quantised weights cannot move in place).
     """
+    chosen = _in_scope(model, scope)
+    floating = {name: p for name, p in chosen.items() if _floats(p)}
+    if not floating:
+        kinds = sorted({str(p.dtype) for p in chosen.values()})
+        raise ModelError(
+            f"every parameter in scope {scope!r} is quantised ({', '.join(kinds)}). Noise could ride along with a "
+            "quantised layer, but an update moves its weights, and needs them in full precision. Load the model "
+            "unquantised, or choose a scope that is not quantised."
+        )
+    return floating
+
+
+def _floats(parameter: nn.Parameter) -> bool:
+    return parameter.dtype in (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _in_scope(model: nn.Module, scope: str) -> dict[str, nn.Parameter]:
     named = dict(model.named_parameters())
     if scope == "all":
         chosen = named
@@ -40,29 +58,24 @@ def select(model: nn.Module, scope: str) -> dict[str, nn.Parameter]:
     if not chosen:
         some = "\n  ".join(list(named)[:12])
         raise ConfigError(f"scope {scope!r} matches none of the model's {len(named)} parameters. Some names:\n  {some}")
-    floating = {name: p for name, p in chosen.items() if p.dtype in (torch.float32, torch.bfloat16, torch.float16)}
-    if not floating:
-        kinds = sorted({str(p.dtype) for p in chosen.values()})
-        raise ModelError(
-            f"every parameter in scope {scope!r} is quantised ({', '.join(kinds)}), and full-rank noise moves weights "
-            "in place. Load the model unquantised, or choose a scope that is not quantised."
-        )
-    return floating
+    return chosen
 
 
 @dataclass(frozen=True)
 class Layers:
     """What of a scope can move low-rank: linear layers by their weight's name, in the model's order; the names of those
-    that read the same input; and the parameters in scope that must be left out, with why.
+    that read the same input; biases and norms, where they are asked for; and the parameters in scope that must be left
+    out, with why.
     """
 
     found: dict[str, nn.Module]
     together: list[list[str]]
+    vectors: dict[str, tuple[nn.Module, str]]
     left_out: dict[str, str]
 
 
-def select_layers(model: PreTrainedModel, scope: str) -> Layers:
-    """The linear layers whose weights are in `scope`.
+def select_layers(model: PreTrainedModel, scope: str, with_vectors: bool = False) -> Layers:
+    """The linear layers whose weights are in `scope`; `with_vectors`, biases and norms in scope too.
 
     A forward pass of three short rows shows which layers see rows one by one, as members that share a batch need it (in
     a mixture of experts some do not), and which read the same input.
@@ -70,14 +83,16 @@ def select_layers(model: PreTrainedModel, scope: str) -> Layers:
     Raises as `select`, and ConfigError when nothing is left.
     """
     chosen, layers = select(model, scope), linear_layers(model)
-    seen = _inputs(model, {name: layers[name] for name in chosen if name in layers}, rows=3)
-    left_out = {}
+    small = {n: v for n, v in vectors(model, layers).items() if n in chosen} if with_vectors else {}
+    watched = {name: layers[name] for name in chosen if name in layers}
+    seen = _inputs(model, {**watched, **{name: module for name, (module, _) in small.items()}}, rows=3)
+    left_out = {n: "quantised: an update needs full precision" for n in _in_scope(model, scope) if n not in chosen}
     for name in chosen:
-        if name not in layers:
+        if name not in layers and name not in small:
             left_out[name] = "not the weight of a linear layer"
         elif name not in seen:
             left_out[name] = "not used, or used for rows that are regrouped"
-    found = {name: layers[name] for name in chosen if name in seen}
+    found = {name: layers[name] for name in watched if name in seen}
     if not found:
         raise ConfigError(
             f"scope {scope!r} holds no linear layer that low-rank noise could ride along with. "
@@ -86,7 +101,8 @@ def select_layers(model: PreTrainedModel, scope: str) -> Layers:
     readers: dict[int, list[str]] = {}
     for name in found:
         readers.setdefault(id(seen[name]), []).append(name)
-    return Layers(found, [names for names in readers.values() if len(names) > 1], left_out)
+    together = [names for names in readers.values() if len(names) > 1]
+    return Layers(found, together, {name: small[name] for name in small if name in seen}, left_out)
 
 
 def _inputs(model: PreTrainedModel, layers: dict[str, nn.Module], rows: int) -> dict[str, torch.Tensor]:
