@@ -150,7 +150,7 @@ def test_quantised_weights_are_left_out_and_named_and_alone_are_an_error():
     layers = select_layers(model, "linear")
     assert all(layers.left_out[name].startswith("quantised") for name in names)
     assert len(layers.found) == 11
-    with pytest.raises(ModelError, match="every parameter in scope 'layers.0.mlp' is quantised"):
+    with pytest.raises(ModelError, match=r"every parameter in scope 'layers.0.mlp' is quantised"):
         select_layers(model, "layers.0.mlp")
 
 

@@ -13,15 +13,16 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-_NAME = "seedtune_rows"
+#: The name of `attend` in a model's configuration.
+ROWS = "seedtune_rows"
 
 
 def install(model: PreTrainedModel) -> None:
     """Have a model that attends by `sdpa` on a CPU attend by `attend`."""
     if model.device.type == "cpu" and model.config._attn_implementation == "sdpa" and _extensible(model):
-        AttentionInterface.register(_NAME, attend)
-        AttentionMaskInterface.register(_NAME, sdpa_mask)
-        model.set_attn_implementation(_NAME)
+        AttentionInterface.register(ROWS, attend)
+        AttentionMaskInterface.register(ROWS, sdpa_mask)
+        model.set_attn_implementation(ROWS)
 
 
 def _extensible(model: PreTrainedModel) -> bool:

@@ -30,6 +30,11 @@ class RowCache(Cache):
         plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
         return len(layers) if layers and plain else None
 
+    @staticmethod
+    def slides(model: PreTrainedModel) -> bool:
+        """Whether some layers look at the last few tokens only."""
+        return any(isinstance(layer, DynamicSlidingWindowLayer) for layer in DynamicCache(config=model.config).layers)
+
     def view(self, rows: slice, first: int, write: int, end: int) -> None:
         """The next forward pass is of `rows`; it writes the columns from `write` on and sees those from `first` to
         `end` (what stands behind its own tokens is for the mask to hide).

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from .attention import ROWS
 from .base import Sampling
 from .cache import RowCache
 from .choose import Chooser, logprobs
@@ -53,6 +54,8 @@ class Decoder:
         self.device = model.device
         self.stops = torch.tensor(sorted(stops), device=self.device)
         self.check_every, self.prefill_tokens = check_every, prefill_tokens
+        # transformers draws masks too, of sliding windows as well, but asks a GPU at every step whether one is needed.
+        self.draws_masks = not RowCache.slides(model) and model.config._attn_implementation in ("sdpa", ROWS)
         keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._last_only = {"logits_to_keep": 1} if keeps else {}
         self._cache: RowCache | None = None
@@ -102,7 +105,7 @@ class Decoder:
         seen = (columns >= starts[:, None]) & (columns < write + ids.shape[1])
         out = self.model(
             input_ids=ids,
-            attention_mask=seen.long(),
+            attention_mask=self._mask(seen, columns, written) if self.draws_masks else seen.long(),
             position_ids=(written - starts[:, None]).clamp(min=0),
             past_key_values=cache,
             use_cache=True,
@@ -110,6 +113,12 @@ class Decoder:
         )
         logits: torch.Tensor = out.logits[:, -1]
         return logits
+
+    @staticmethod
+    def _mask(seen: torch.Tensor, columns: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
+        """What each new token may look at, [rows, 1, tokens, columns]. Padding looks at itself: at nothing is NaN."""
+        before, itself = columns <= written[:, None], columns == written[:, None]
+        return seen[:, None, None, :] & before | itself
 
 
 class _Batch:
