@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,9 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seedtune.cli.main import main
-from seedtune.cli.options import RunConfig
-from seedtune.cli.train import resolve
 from seedtune.config import REFUSED
 from seedtune.journal.folder import read_lines
+from seedtune.recipe import RunConfig, resolve
 
 REWARD = "def short(completions, **kwargs):\n    return [-float(len(c)) for c in completions]\n"
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
@@ -65,8 +65,11 @@ def test_train_generate_eval_and_load(project, capsys):
     ]
     assert main([*command, "--max_completion_length", "8", "--json", "result.json"]) == 0
     result = json.loads(Path("result.json").read_text())
-    assert len(result["completions"]) == 3
-    assert result["metrics"]["eval/reward"] < 0
+    assert len(result["model"]["completions"]) == 3
+    assert len(result["model"]["samples"]) == 60
+    assert result["model"]["metrics"]["reward"]["mean"] < 0
+    assert result["model"]["metrics"]["kl"]["mean"] > 0
+    assert "kl" not in result["base"]["metrics"]
     assert "say 0" in capsys.readouterr().out
 
 
@@ -78,6 +81,42 @@ def test_the_resolved_configuration_repeats_the_run_and_resume_extends_it(projec
     assert main(["train", "--resume", "--max_steps", "3"]) == 0
     assert len(read_lines(project / "out" / "journal.jsonl")) == 4
     assert (project / "out" / "checkpoint-3").is_dir()
+
+
+def test_a_patch_of_a_run_gives_its_bytes_and_can_be_asked_and_measured(project, capsys):
+    assert main(["train", "--config", "run.yaml"]) == 0
+    assert main(["export", "out", "--patch", "p.seedtune"]) == 0
+    assert main(["apply", "p.seedtune", "--out", "applied"]) == 0
+    assert main(["replay", "out", "--out", "replayed"]) == 0
+    checkpoint = Path("out/checkpoint-2/model.safetensors").read_bytes()
+    assert Path("applied/model.safetensors").read_bytes() == checkpoint
+    assert Path("replayed/model.safetensors").read_bytes() == checkpoint
+    capsys.readouterr()
+    asked = [main(["generate", what, "hello", "--max_completion_length", "8"]) for what in ("out", "p.seedtune")]
+    assert asked == [0, 0]
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 2
+    assert told[0] == told[1]
+    command = ["--dataset_name", "data.jsonl", "--reward_funcs", "reward.py:short", "--samples", "2"]
+    results = []
+    for what in ("out", "p.seedtune"):
+        assert main(["eval", what, *command, "--max_completion_length", "8", "--json", "result.json"]) == 0
+        results.append(json.loads(Path("result.json").read_text()))
+    assert results[0] == results[1]
+    shutil.rmtree("out/checkpoint-2")
+    assert main(["eval", "out", *command, "--max_completion_length", "8", "--json", "result.json"]) == 0
+    assert json.loads(Path("result.json").read_text()) == results[0], "rebuilt from the journal"
+
+
+def test_a_model_against_itself_is_at_no_kl_and_a_second_task_is_measured_beside(project, tiny_folder, capsys):
+    command = ["--dataset_name", "data.jsonl", "--reward_funcs", "reward.py:short", "--max_completion_length", "8"]
+    both = [str(tiny_folder), "--base", str(tiny_folder), "--samples", "4", "--k", "1", "4", "--success", "-20"]
+    assert main(["eval", *both, *command, "--probe", "conciseness", "--json", "r.json"]) == 0
+    result = json.loads(Path("r.json").read_text())["model"]["metrics"]
+    assert result["kl"] == {"mean": 0.0, "ci95": 0.0, "n": 40}
+    assert 0 <= result["pass@1"]["mean"] <= result["pass@4"]["mean"] <= 1
+    assert result["conciseness/correct"]["mean"] == 0
+    assert "pass@4" in capsys.readouterr().out
 
 
 def test_dry_run_writes_the_configuration_and_stops(project, capsys):

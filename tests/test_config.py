@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from seedtune import ESConfig
-from seedtune.cli.options import RunConfig
 from seedtune.config import parse_rule
 from seedtune.config_file import read, to_yaml
 from seedtune.errors import ConfigError
+from seedtune.recipe import RunConfig
 
 
 def test_what_a_run_writes_it_can_read(tmp_path):

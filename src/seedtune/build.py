@@ -65,6 +65,7 @@ def _engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: st
         threads=args.threads,
         chat_template_kwargs=args.chat_template_kwargs,
         generation_memory=args.generation_memory,
+        keep_base=args.drift_samples > 0 and args.restore == "exact",
     )
 
 

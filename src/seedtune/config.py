@@ -91,6 +91,13 @@ class ESConfig:
     output_dir: str = setting("Output", "folder of the run", "out", learning=False)
     max_steps: int = setting("Output", "iterations", 100, learning=False)
     eval_steps: int = setting("Output", "evaluate the centre every N iterations; 0: first and last", 10, learning=False)
+    drift_samples: int = setting(
+        "Output",
+        "responses a prompt that an evaluation samples to measure KL from the base model (with the weights' distance "
+        "and a probe's perplexity); costs a copy of the base weights; 0: none of it",
+        1,
+        learning=False,
+    )
     save_steps: int = setting("Output", "checkpoint every N iterations; 0: only at the end", 0, learning=False)
     save_only_model: bool = setting(
         "Output",
@@ -263,6 +270,7 @@ _AT_LEAST = {
     "rank": 1,
     "eval_steps": 0,
     "save_steps": 0,
+    "drift_samples": 0,
     "save_total_limit": 1,
     "prompts_per_step": 1,
     "max_completion_length": 1,

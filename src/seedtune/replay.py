@@ -16,6 +16,7 @@ from .errors import ConfigError, JournalError
 from .es.population import Population
 from .journal.patch import MAGIC, Patch
 from .journal.store import Journal
+from .recipe import RunConfig
 
 NOISE_VERSION = 1
 OnIteration = Callable[[int, int], None]
@@ -104,7 +105,8 @@ def _engine(patch: Patch, model: str | None, before: HFEngine | None, first: Pat
 def settings(config: Mapping[str, Any]) -> ESConfig:
     """The settings of a run, on this machine's CPU. Raises JournalError when they cannot be replayed."""
     known = {f.name for f in dataclasses.fields(ESConfig)}
-    strange = sorted(set(config) - known - {"data"})
+    data = {f.name for f in dataclasses.fields(RunConfig)} | {"data"}
+    strange = sorted(set(config) - known - data)
     if strange:
         raise JournalError(f"the run has settings that this version of Seedtune does not know: {', '.join(strange)}.")
     if config.get("restore") == "subtract":
@@ -112,7 +114,8 @@ def settings(config: Mapping[str, Any]) -> ESConfig:
             "the run had restore: subtract, whose rounding depends on every member that was visited; it cannot be "
             "rebuilt from its journal."
         )
-    return ESConfig(**{**{k: v for k, v in config.items() if k in known}, "device": "cpu"})
+    own = {"device": "cpu", "drift_samples": 0}
+    return ESConfig(**{**{k: v for k, v in config.items() if k in known}, **own})
 
 
 def same(a: Patch, b: Patch) -> list[tuple[str, Any, Any]]:

@@ -185,8 +185,8 @@ class Run:
             commands.insert(0, "trainer.train(resume_from_checkpoint=True)")
         return Summary(
             why,
-            self._answers(before),
-            self._answers(after),
+            self.answers(before),
+            self.answers(after),
             before,
             after,
             prompts.held_out,
@@ -201,5 +201,6 @@ class Run:
             return {}, {}
         return self.evaluations[0], self.evaluations[-1] if len(self.evaluations) > 1 else {}
 
-    def _answers(self, evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def answers(self, evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The rows of an evaluation that was recorded."""
         return read_lines(self.folder.completions(f"eval-{evaluation['step']}")) if evaluation else []

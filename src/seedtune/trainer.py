@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,11 +21,14 @@ from .engines.base import Sampling
 from .errors import ConfigError, DataError, RewardError, SeedtuneError
 from .es import shaping, update
 from .es.population import Population
+from .evaluate.audit import hacking
+from .evaluate.drift import drift
 from .fleet.answers import Answers
 from .fleet.local import Interrupted, LocalFleet
 from .interrupts import Interrupts
 from .journal.folder import write_lines
 from .journal.record import Iteration
+from .noise import spec
 from .prompts import Prompts
 from .report.progress import Progress, display
 from .run import Run
@@ -266,15 +270,36 @@ class ESTrainer:
         return answers, {f"eval/{name}": value for name, value in metrics.items()}
 
     def _evaluate(self, scorer: Scorer) -> None:
+        started = time.perf_counter()
         answers, metrics = self._centre(scorer)
+        metrics |= {f"eval/{name}": value for name, value in {**self._drift(), **self._audit(answers)}.items()}
         for metric, *_ in map(parse_rule, self.args.stop_at):
             if metric not in metrics:
                 raise ConfigError(f"stop_at: evaluation has no metric {metric!r}; it has: {', '.join(metrics)}.")
+        metrics["time/evaluate"] = time.perf_counter() - started
         self.run.record_evaluation(answers, self.weights, metrics)
         self.state.log_history.append({"step": self.run.step, **metrics})
         self.progress.evaluated(self.run.step, metrics)
         self._call("on_log", logs={name.replace("eval/", "eval_", 1): value for name, value in metrics.items()})
         self._call("on_evaluate", metrics=metrics)
+
+    def _drift(self) -> dict[str, float]:
+        if not (self.args.drift_samples and self.args.restore == "exact"):
+            return {}
+        seed = spec.derived_words(self.args.seed, spec.Tag.DRIFT, self.run.step)[0]
+        prompts = self.prompts.evaluation().prompts
+        return drift(self.engine, prompts, self.args.drift_samples, self.args.max_completion_length, seed)
+
+    def _audit(self, answers: Answers) -> dict[str, float]:
+        """`hacked`: 1 when the reward has risen since the first evaluation while a truth fell."""
+        if not self.eval_only:
+            return {}
+        first = self.run.evaluations[:1]
+        before = self.run.answers(first[0]) if first else []
+        findings = hacking(before, answers.rows(self.weights), [f.name for f in self.eval_only])
+        for finding in findings:
+            self.progress.note(f"Warning, iteration {self.run.step}: {finding}.")
+        return {"hacked": float(bool(findings))}
 
     # --- small things -------------------------------------------------------------------------------------------------
 

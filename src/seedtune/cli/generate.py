@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import DataError
-from .evaluate import model_of
 from .options import add_flags, given, refuse_unknown
 
 HELP = "ask a model"
@@ -18,41 +17,27 @@ _FLAGS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="Hub id, folder, checkpoint, run folder, or GGUF file")
+    parser.add_argument("model", metavar="MODEL", help="Hub id, folder, checkpoint, run folder, patch, or GGUF file")
     parser.add_argument("prompts", metavar="PROMPT", nargs="*", help="what to ask")
     parser.add_argument("--raw", action="store_true", help="no chat template: continue the text as it stands")
     add_flags(parser, only=_FLAGS)
 
 
 def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
-    from ..engines import models
+    from .. import build
     from ..engines.base import Sampling
-    from ..engines.hf import DTYPES, HFEngine
-    from .train import resolve
+    from ..recipe import resolve
+    from ..targets import located
 
     refuse_unknown(rest)
-    args = resolve({}, given(parsed))
+    # `subtract` keeps no master copy, and nothing is perturbed here.
+    args = resolve({}, {**given(parsed), "restore": "subtract", "drift_samples": 0})
     asked = parsed.prompts or ([] if sys.stdin.isatty() else [line.rstrip("\n") for line in sys.stdin if line.strip()])
     if not asked or not all(text.strip() for text in asked):
         raise DataError("there is no prompt: give one on the command line, or one a line on standard input.")
-    model, tokenizer = models.load(
-        model_of(parsed.model),
-        revision=args.model_revision,
-        trust_remote_code=args.trust_remote_code,
-        dtype=DTYPES[args.dtype],
-    )
-    engine = HFEngine(
-        model,
-        tokenizer,
-        name=parsed.model,
-        dtype=args.dtype,
-        device=args.device,
-        restore="subtract",  # keeps no master copy, and nothing is perturbed here
-        threads=args.threads,
-        chat_template_kwargs=args.chat_template_kwargs,
-        generation_memory=args.generation_memory,
-    )
-    chat = bool(tokenizer.chat_template) and not parsed.raw
+    with located(parsed.model) as (name, _):
+        engine = build.engine(name, None, args)
+    chat = bool(engine.tokenizer.chat_template) and not parsed.raw
     contents = [[{"role": "user", "content": text}] if chat else text for text in asked]
     prompts = engine.encode(contents, args.max_completion_length)
     longest = max(len(p.ids) for p in prompts) + args.max_completion_length

@@ -5,41 +5,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from ..config import ESConfig, check_keys, checks_keys, setting
+from ..config import ESConfig, check_keys
 from ..errors import ConfigError
-
-_DATA = "Model and data"
-
-
-@checks_keys
-@dataclass(frozen=True)
-class RunConfig(ESConfig):
-    """What the command line needs besides `ESConfig`: which model, which data, which rewards. TRL's names."""
-
-    model_name_or_path: str = setting(
-        _DATA, "Hub id, folder, GGUF file, or smollm2-135m-instruct", "smollm2-135m-instruct", learning=False
-    )
-    task: str | None = setting(_DATA, "a built-in task: conciseness or countdown", None)
-    dataset_name: str | None = setting(_DATA, "JSONL, CSV, Parquet, folder, or Hub id; with a 'prompt' column", None)
-    dataset_config: str | None = setting(_DATA, "configuration of a Hub dataset", None)
-    dataset_train_split: str = setting(_DATA, "split to train on", "train")
-    dataset_test_split: str | None = setting(_DATA, "split (or file) to evaluate on", None, learning=False)
-    max_train_samples: int | None = setting(_DATA, "train on the first N rows only", None)
-    max_eval_samples: int | None = setting(_DATA, "evaluate on the first N rows only", None, learning=False)
-    reward_funcs: list[str] | None = setting(_DATA, "built-in name, package.module.function, file.py:function", None)
-    eval_funcs: list[str] | None = setting(_DATA, "measured on the centre, never optimised", None, learning=False)
+from ..recipe import DATA, RunConfig
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type[ESConfig] = RunConfig, only: Sequence[str] = ()) -> None:
     """A flag for every setting of `cls` (or for those in `only`), in its groups."""
     groups: dict[str, Any] = {}
     fields = [f for f in dataclasses.fields(cls) if not only or f.name in only]
-    for f in sorted(fields, key=lambda f: f.metadata["group"] != _DATA):
+    for f in sorted(fields, key=lambda f: f.metadata["group"] != DATA):
         group = f.metadata["group"]
         if group not in groups:
             groups[group] = parser.add_argument_group(group)

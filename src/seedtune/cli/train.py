@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import config_file
-from ..config import check_keys
-from ..errors import ConfigError
 from ..journal.folder import RunFolder, write_text
-from ..tasks import base, dataset
-from ..tasks.builtin import builtin
-from .options import RunConfig, add_flags, given, refuse_unknown
+from ..recipe import RunConfig, data_and_rewards, resolve
+from .options import add_flags, given, refuse_unknown
 
 HELP = "fine-tune a model"
 
@@ -48,61 +45,3 @@ def _own_config(flags: Mapping[str, Any]) -> Path | None:
     """`--resume --output_dir DIR` alone is enough: the run's own settings are in its folder."""
     file = Path(flags.get("output_dir", RunConfig.output_dir)).expanduser() / "config.resolved.yaml"
     return file if file.is_file() else None
-
-
-def resolve(from_file: Mapping[str, Any], from_flags: Mapping[str, Any]) -> RunConfig:
-    """Defaults, then the task's own, then the file, then the flags. Raises ConfigError."""
-    check_keys(RunConfig, from_file)
-    values = {**from_file, **from_flags}
-    if isinstance(name := values.get("task"), str):
-        values = {**_task(name).defaults, **values}
-    for key in ("reward_funcs", "eval_funcs", "stop_at"):
-        if isinstance(values.get(key), str):
-            values[key] = [values[key]]
-    return RunConfig(**values)
-
-
-def data_and_rewards(args: RunConfig) -> dict[str, Any]:
-    """Datasets and reward functions for the trainer, the task's or the user's. Raises ConfigError, DataError."""
-    task = _task(args.task) if args.task else None
-    if task is None and args.dataset_name is None:
-        raise ConfigError(
-            "there is nothing to train on: set task (conciseness, countdown), or dataset_name and reward_funcs."
-        )
-    rewards: Any = args.reward_funcs or (list(task.rewards) if task else None)
-    if not rewards:
-        raise ConfigError("reward_funcs is missing: give a built-in name, package.module.function or file.py:function.")
-    truths: Any = args.eval_funcs or (list(task.truths) if task else None)
-    test: base.Rows | None
-    if args.dataset_name is None:
-        assert task is not None
-        train, test = task.train, task.test
-    else:
-        train = dataset.load(args.dataset_name, args.dataset_train_split, args.dataset_config)
-        test = _test_split(args)
-    return {
-        "train_dataset": first(train, args.max_train_samples),
-        "eval_dataset": first(test, args.max_eval_samples) if test is not None else None,
-        "reward_funcs": rewards,
-        "eval_funcs": truths,
-    }
-
-
-def _test_split(args: RunConfig) -> base.Rows | None:
-    if (split := args.dataset_test_split) is None:
-        return None
-    is_file = split.endswith((".jsonl", ".json", ".csv", ".parquet"))
-    if is_file:
-        return dataset.load(split)
-    return dataset.load(str(args.dataset_name), split, args.dataset_config)
-
-
-def first(rows: base.Rows, count: int | None) -> base.Rows:
-    return rows if count is None else [rows[n] for n in range(min(count, len(rows)))]
-
-
-def _task(name: str) -> base.Task:
-    try:
-        return builtin(name)
-    except KeyError as e:
-        raise ConfigError(f"task: {e.args[0]}.") from None

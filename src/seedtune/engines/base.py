@@ -44,13 +44,19 @@ class Sampling:
 @dataclass(frozen=True)
 class Completion:
     """What the model wrote: new tokens without the end-of-sequence token, their text, and whether it was cut off;
-    and the log-probability of each token, where `Sampling` asks for it.
+    the log-probability of each token, where `Sampling` asks for it; and the token that ended it.
     """
 
     ids: tuple[int, ...]
     text: str
     truncated: bool
     logprobs: tuple[float, ...] | None = None
+    stop: int | None = None
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """All that the model chose: the tokens, and the one that ended it."""
+        return self.ids if self.stop is None else (*self.ids, self.stop)
 
 
 #: Rows of a chunk that have ended, by their number in it.
@@ -60,8 +66,8 @@ OnCompletions = Callable[[Mapping[int, Completion]], None]
 class Engine(Protocol):
     """One replica."""
 
-    def encode(self, prompts: Sequence[Any], max_completion_length: int) -> list[Prompt]:
-        """Tokenise prompts. Raises DataError for one that does not fit the model's context."""
+    def encode(self, prompts: Sequence[Any], max_completion_length: int, *, cut: bool = False) -> list[Prompt]:
+        """Tokenise prompts. Raises DataError for one that does not fit the model's context; `cut`: shortens it."""
         ...
 
     @property
@@ -94,6 +100,19 @@ class Engine(Protocol):
         self, members: Sequence[Member], prompts: Sequence[Prompt], completions: Sequence[Completion]
     ) -> float:
         """KL(member || centre) in nats, the mean over members and over the tokens of the completions."""
+        ...
+
+    def logprobs(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], temperature: float = 1.0, *, base: bool
+    ) -> list[NDArray[np.float64]]:
+        """Per completion, log p of each chosen token at a temperature, by the centre, or by the base model it began as.
+
+        Raises ModelError for the base when it was not kept.
+        """
+        ...
+
+    def distance(self) -> float:
+        """The Euclidean distance of the centre from the base model. Raises ModelError when that was not kept."""
         ...
 
     def update(self, members: Sequence[Member], coefficients: NDArray[np.float32], rate: float) -> float:

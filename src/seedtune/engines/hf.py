@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from .base import Completion, OnCompletions, Prompt, Sampling
 from .cache import RowCache
 from .decode import Decoder, Written
 from .models import quiet
-from .teacher import distributions
+from .teacher import distributions, logprobs
 from .texts import Texts
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -42,7 +43,8 @@ class HFEngine:
 
     `dtype` is the precision of inference; checkpoints are written in the dtype that the model came in. `device` is
     `auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`. With a `rank` members are low-rank and share batches.
-    `generation_memory` is in GB. The model's own sampling defaults (its `generation_config`) are not used.
+    `generation_memory` is in GB; `keep_base` keeps a copy of the weights that move, as they came. The model's own
+    sampling defaults (its `generation_config`) are not used.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class HFEngine:
         threads: int | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         generation_memory: float | None = None,
+        keep_base: bool = False,
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
@@ -84,6 +87,7 @@ class HFEngine:
         self.model.to(self.device)
         install_attention(self.model)
         how: dict[str, Any] = {"seed": seed, "sigma": sigma, "dtype": self._dtype, "noise": noise, "rule": rule}
+        how["keep_base"] = keep_base
         if rank is None:
             chosen = select(model, scope)
             self._kept, self.left_out = self._cast_the_rest(chosen), {}
@@ -117,8 +121,8 @@ class HFEngine:
 
     # --- prompts ------------------------------------------------------------------------------------------------------
 
-    def encode(self, prompts: Sequence[Any], max_completion_length: int) -> list[Prompt]:
-        return self.texts.encode(prompts, max_completion_length)
+    def encode(self, prompts: Sequence[Any], max_completion_length: int, *, cut: bool = False) -> list[Prompt]:
+        return self.texts.encode(prompts, max_completion_length, cut=cut)
 
     def rows_that_fit(self, tokens: int) -> int:
         config = self.model.config.get_text_config()
@@ -176,6 +180,24 @@ class HFEngine:
             total += float((logs.exp() * (logs - centre)).sum(-1).mean())
         self.restore()
         return total / len(members)
+
+    def logprobs(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], temperature: float = 1.0, *, base: bool
+    ) -> list[NDArray[np.float64]]:
+        ids, chosen = [p.ids for p in prompts], [c.chosen for c in completions]
+        if base:
+            self._check_base()
+        with self.centre.as_base() if base else nullcontext():
+            self.centre.become([None] * len(ids))
+            return logprobs(self.model, ids, chosen, self.texts.pad, temperature)
+
+    def distance(self) -> float:
+        self._check_base()
+        return self.centre.distance()
+
+    def _check_base(self) -> None:
+        if not self.centre.keeps_base:
+            raise ModelError("the base model's weights were not kept here: give keep_base=True, and restore: exact.")
 
     def update(self, members: Sequence[Member], coefficients: NDArray[np.float32], rate: float) -> float:
         return self.centre.update(members, coefficients, rate)

@@ -29,14 +29,16 @@ class Texts:
         pad = tokenizer.pad_token_id
         self.pad = int(min(self.stops, default=0) if pad is None else pad)
 
-    def encode(self, prompts: Sequence[Any], max_completion_length: int) -> list[Prompt]:
+    def encode(self, prompts: Sequence[Any], max_completion_length: int, *, cut: bool = False) -> list[Prompt]:
         """Tokenise text as it is, and messages by the model's chat template, which opens the assistant's turn.
 
-        Raises DataError for a prompt that does not fit the context, or that the template refuses.
+        Raises DataError for a prompt that the template refuses, or that does not fit the context (`cut`: is shortened).
         """
         encoded = []
         for number, content in enumerate(prompts, 1):
             ids = self.tokenizer(content)["input_ids"] if isinstance(content, str) else self._conversation(content)
+            if cut and self.context is not None:
+                ids = ids[: self.context - max_completion_length]
             if self.context is not None and len(ids) + max_completion_length > self.context:
                 raise DataError(
                     f"prompt {number} has {len(ids)} tokens; with max_completion_length {max_completion_length} that "
@@ -68,4 +70,5 @@ class Texts:
         kept = list(ids[:end])
         text = str(self.tokenizer.decode(kept, skip_special_tokens=True))
         chances = None if logprobs is None else tuple(logprobs[:end])
-        return Completion(tuple(kept), text, truncated=end is None, logprobs=chances)
+        stop = None if end is None else int(ids[end])
+        return Completion(tuple(kept), text, truncated=end is None, logprobs=chances, stop=stop)

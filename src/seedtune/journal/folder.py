@@ -84,6 +84,11 @@ class RunFolder:
         self._lock: IO[str] | None = None
 
     @property
+    def has_journal(self) -> bool:
+        """Whether a run was started here."""
+        return (self.path / JOURNAL).exists()
+
+    @property
     def holds_a_run(self) -> bool:
         """Whether at least one iteration was done here; a journal of a header alone holds nothing to lose."""
         journal = self.path / JOURNAL
@@ -91,7 +96,7 @@ class RunFolder:
 
     def check(self, resume: bool) -> None:
         """Raise RunFolderError when it holds another run (without `resume`) or none (with it). Writes nothing."""
-        if resume and not (self.path / JOURNAL).exists():
+        if resume and not self.has_journal:
             raise RunFolderError(f"{self.path} holds no run to resume: there is no {JOURNAL}. Check output_dir.")
         if not resume and self.holds_a_run:
             raise RunFolderError(

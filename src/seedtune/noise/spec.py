@@ -40,6 +40,7 @@ class Tag(IntEnum):
     MEMBER = 0
     PROMPTS = 1
     SAMPLING = 2
+    DRIFT = 3
 
 
 class Purpose(IntEnum):

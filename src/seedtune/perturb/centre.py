@@ -7,7 +7,8 @@ the live weights are the centre (see `full`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ class Centre:
     """The parameters that move (from `scope.select`), their master, and the update.
 
     They keep their place in the model; their data is cast to `dtype`, the precision of inference, while the master
-    keeps what they held. Live weights that are not on the CPU are written by way of a host buffer.
+    keeps what they held. Live weights that are not on the CPU are written by way of a host buffer. `keep_base`: the
+    weights as they came are kept too, for `as_base` and `distance`.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Centre:
         noise: str = "iid",
         restore: str = "exact",
         rule: UpdateRule | None = None,
+        keep_base: bool = False,
     ) -> None:
         self.seed, self.sigma, self.exact = seed, sigma, restore == "exact"
         self.rule = rule or UpdateRule()
@@ -53,9 +56,12 @@ class Centre:
         self._live: list[Weights] = []
         self._staging: list[torch.Tensor | None] = []
         self._centre: list[Weights] = []
-        self._anchor: list[Weights] = []
+        self._base: list[torch.Tensor] = []
         for parameter in self.parameters:
+            if keep_base or self.rule.anchored:
+                self._base.append(parameter.detach().cpu().clone(memory_format=torch.contiguous_format))
             self._adopt(parameter, dtype)
+        self._anchor = [_host_weights(base) for base in self._base] if self.rule.anchored else []
         empty = np.empty(0, np.float32)
         sizes = [len(w) for w in self._centre]
         self._m = [np.zeros(n, np.float32) if self.rule.moments > 0 else empty for n in sizes]
@@ -64,9 +70,6 @@ class Centre:
 
     def _adopt(self, parameter: nn.Parameter, dtype: torch.dtype) -> None:
         base = parameter.data
-        if self.rule.anchored:
-            anchor = base.detach().cpu().clone(memory_format=torch.contiguous_format)
-            self._anchor.append(_host_weights(anchor))
         if self.exact:
             master = base.to("cpu", torch.float32, copy=base.dtype != torch.float32 or dtype == torch.float32)
             self._centre.append(_host_weights(master.contiguous()))
@@ -94,6 +97,32 @@ class Centre:
     def restore(self) -> None:
         """Be the centre again."""
         raise NotImplementedError
+
+    @property
+    def keeps_base(self) -> bool:
+        """Whether `as_base` and `distance` are there: the base was kept, and a master to come back from."""
+        return bool(self._base) and self.exact
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """The live weights are the base model's, rounded to the precision of inference, for a while."""
+        self.restore()
+        for parameter, base in zip(self.parameters, self._base, strict=True):
+            parameter.data.copy_(base)
+        self._changed()
+        try:
+            yield
+        finally:
+            self._write_centre()
+            self._push()
+
+    def distance(self) -> float:
+        """The Euclidean distance of the centre from the base model."""
+        total = 0.0
+        for weights, base in zip(self._centre, self._base, strict=True):
+            step = torch.from_numpy(weights.bits().view(np.float32)) - base.view(-1).float()
+            total += float(step.double().square().sum())
+        return math.sqrt(total)
 
     def seat(self, rows: torch.Tensor | None) -> None:
         """Row n of the next forward pass is row `rows[n]` of what `become` was told; None: the same rows."""
@@ -135,6 +164,10 @@ class Centre:
         for parameter, buffer in zip(self.parameters, self._staging, strict=True):
             if buffer is not None:
                 parameter.data.copy_(buffer, non_blocking=True)
+        self._changed()
+
+    def _changed(self) -> None:
+        """The live weights are others now."""
 
     def digest(self) -> str:
         """The digest of the centre, 16 hexadecimal digits: equal on every replica that holds the same bits."""

@@ -124,8 +124,7 @@ class LowRank(Centre):
             cpu.normals(noise.numpy(), key, self.ids[n], spec.Purpose.FULL)
         return noise_K
 
-    def _push(self) -> None:
-        super()._push()
+    def _changed(self) -> None:
         for ride in self._rides:
             ride.weights_changed()
 

@@ -203,8 +203,16 @@ def display(console: Console | None = None) -> Progress:
 
 def _truths(metrics: Mapping[str, float]) -> dict[str, float]:
     """What is measured of the centre besides the reward."""
-    hidden = ("eval/reward", "eval/rewards/", "eval/completions/", "eval/time")
+    hidden = ("eval/reward", "eval/rewards/", "eval/completions/", "eval/kl_ci95", "eval/hacked")
     return {k: v for k, v in metrics.items() if k.startswith("eval/") and not k.startswith(hidden)}
+
+
+_LABELS = {
+    "completions/mean_length": "tokens an answer",
+    "kl": "KL from the base, nats a token",
+    "distance": "distance of the weights from the base",
+    "perplexity": "perplexity of a held-out text",
+}
 
 
 def closing(summary: Summary) -> RenderableType:
@@ -232,9 +240,9 @@ def closing(summary: Summary) -> RenderableType:
     figures.add_row("", Text("before", style="dim"), Text("after", style="dim"))
     for key, after in summary.metrics_after.items():
         if key == "eval/reward" or key in _truths(summary.metrics_after) or key == "eval/completions/mean_length":
-            name = key.removeprefix("eval/").replace("completions/mean_length", "tokens an answer")
+            name = key.removeprefix("eval/")
             before = summary.metrics_before.get(key)
-            figures.add_row(name, number(before), Text(number(after), style="bold green"))
+            figures.add_row(_LABELS.get(name, name), number(before), Text(number(after), style="bold green"))
     if shown:
         step = summary.metrics_after.get("step")
         parts += [
@@ -246,19 +254,3 @@ def closing(summary: Summary) -> RenderableType:
         parts.append(Text("Next:"))
         parts += [Text(f"  {command}", style="bold") for command in summary.next_commands]
     return Group(*parts)
-
-
-def measured(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, float], limit: int = 12) -> RenderableType:
-    """Answers and their rewards, and the metrics: what `seedtune eval` shows."""
-    table = Table(expand=True, show_lines=True)
-    table.add_column("prompt", ratio=3)
-    table.add_column("answer", ratio=5)
-    table.add_column("reward", justify="right", no_wrap=True)
-    for row in rows[:limit]:
-        asked, said = prompt_text(row["prompt"], 90), answer_text(row["completion"], 200)
-        table.add_row(Text(asked), Text(said), number(row["reward"]))
-    figures = Table.grid(padding=(0, 3))
-    for key, value in metrics.items():
-        figures.add_row(key.removeprefix("eval/"), Text(number(value), style="bold"))
-    more = [Text(f"... and {len(rows) - limit} more")] if len(rows) > limit else []
-    return Group(table, *more, figures)

@@ -73,7 +73,7 @@ def task() -> Task:
         train=_rows(TRAIN),
         test=_rows(TEST),
         rewards=(conciseness,),
-        truths=(answered, correct),
+        truths=(correct, answered),
         gold=lambda row: row["solution"],
         full_marks=0.0,
         hacks=(

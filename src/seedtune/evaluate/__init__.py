@@ -1,0 +1,1 @@
+"""How good is it, and how far did it move."""

@@ -1,0 +1,53 @@
+"""How far the behaviour moved: KL(fine-tuned || base), a token, on the fine-tuned model's own responses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engines.base import Completion, Engine, Prompt, Sampling
+from .score import Estimate, per_token
+
+Floats = NDArray[np.float64]
+
+#: Rows that are decoded as a unit here.
+_CHUNK = 128
+
+
+def k3(own: Floats, base: Floats) -> Floats:
+    """Schulman's estimator r - log r - 1 with r = p_base / p_own, from log-probabilities; in nats, never negative, and
+    exactly 0 where both are equal. ("Approximating KL divergence", 2020; the paper's choice.)
+    """
+    log_r = base - own
+    return np.expm1(log_r) - log_r
+
+
+def divergence(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    completions: Sequence[Completion],
+    temperature: float = 1.0,
+    base: Engine | None = None,
+) -> Estimate:
+    """KL a token from what was sampled at `temperature` with nothing cut off (no top_p, no top_k: with them the samples
+    are not the model's own, and the estimate is biased). Both models are read at that temperature. `base` is an engine
+    whose centre is the base model; default: what the engine's own centre began as.
+    """
+    own = engine.logprobs(prompts, completions, temperature, base=False)
+    other = (base or engine).logprobs(prompts, completions, temperature, base=base is None)
+    return per_token([k3(a, b) for a, b in zip(own, other, strict=True)])
+
+
+def sample(
+    engine: Engine, prompts: Sequence[Prompt], samples: int, sampling: Sampling, seed: int
+) -> tuple[list[Prompt], list[Completion]]:
+    """`samples` responses a prompt by the centre; prompts come back repeated, in the order of the completions."""
+    asked = [prompt for prompt in prompts for _ in range(samples)]
+    out: list[Completion] = []
+    for number, n in enumerate(range(0, len(asked), _CHUNK)):
+        some = asked[n : n + _CHUNK]
+        engine.become([None] * len(some))
+        out += engine.generate(some, sampling, seed + number)
+    return asked, out

@@ -1,0 +1,146 @@
+"""Estimators against exact computations; drift that is zero where nothing moved; hacking that is seen."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from seedtune.engines.base import Sampling
+from seedtune.engines.hf import HFEngine
+from seedtune.engines.teacher import distributions
+from seedtune.es.population import Population
+from seedtune.evaluate import kl, probe, score
+from seedtune.evaluate.audit import hacking
+from seedtune.evaluate.drift import drift
+from tiny import tiny_llama, tiny_tokenizer
+
+PROMPTS = ["one", "two and", "three", "four is"]
+
+
+def engine(rank=None, dtype="float32", seed=1, **options):
+    return HFEngine(
+        tiny_llama(), tiny_tokenizer(), name="tiny", seed=seed, sigma=0.05, dtype=dtype, rank=rank, device="cpu",
+        keep_base=True, **options,
+    )  # fmt: skip
+
+
+def moved(rate=0.5, **options):
+    it = engine(**options)
+    members = Population(4, antithetic=False).ask(1)
+    it.update(members, np.array([0.1, -0.2, 0.3, 0.1], dtype=np.float32), rate)
+    return it
+
+
+def test_k3_agrees_with_the_exact_kl_over_the_vocabulary_on_10000_tokens():
+    """On the same prefixes k3 has the exact KL as its expectation; its interval must hold the difference."""
+    it = moved(rate=0.1)
+    asked, answers = kl.sample(it, it.encode(PROMPTS, 48), 64, Sampling(48, temperature=1.0), seed=3)
+    assert sum(len(c.chosen) for c in answers) >= 10_000
+    ids, chosen = [p.ids for p in asked], [c.chosen for c in answers]
+    own = distributions(it.model, ids, chosen, pad=1)
+    with it.centre.as_base():
+        base = distributions(it.model, ids, chosen, pad=1)
+    exact = [(a.exp() * (a - b)).sum(-1).double().numpy() for a, b in zip(own, base, strict=True)]
+    estimate = kl.divergence(it, asked, answers)
+    truth = score.per_token(exact)
+    assert truth.mean > 0.02
+    assert abs(estimate.mean - truth.mean) < estimate.half < truth.mean / 5
+
+
+def test_kl_is_sampled_and_read_at_the_stated_temperature():
+    it = moved(rate=0.1)
+    asked, answers = kl.sample(it, it.encode(PROMPTS, 32), 32, Sampling(32, temperature=0.5), seed=3)
+    ids, chosen = [p.ids for p in asked], [c.chosen for c in answers]
+    own = distributions(it.model, ids, chosen, pad=1, temperature=0.5)
+    with it.centre.as_base():
+        base = distributions(it.model, ids, chosen, pad=1, temperature=0.5)
+    exact = score.per_token([(a.exp() * (a - b)).sum(-1).double().numpy() for a, b in zip(own, base, strict=True)])
+    estimate = kl.divergence(it, asked, answers, 0.5)
+    assert abs(estimate.mean - exact.mean) < estimate.half
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_is_at_no_distance_from_itself(rank, dtype):
+    found = drift(engine(rank, dtype), engine().encode(PROMPTS, 16), 4, 16, seed=0)
+    assert (found["kl"], found["kl_ci95"], found["distance"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+def test_looking_at_the_base_leaves_the_centre_as_it_was(rank):
+    it = moved(rank=rank, dtype="bfloat16")
+    before, digest = {n: p.clone() for n, p in it.model.named_parameters()}, it.digest()
+    prompts = it.encode(PROMPTS, 16)
+    it.become([None] * 4)
+    said = it.generate(prompts, Sampling(16), 0)
+    found = drift(it, prompts, 2, 16, seed=0)
+    assert found["kl"] > 0
+    assert it.digest() == digest
+    assert all(torch.equal(p, before[n]) for n, p in it.model.named_parameters())
+    it.become([None] * 4)
+    assert it.generate(prompts, Sampling(16), 0) == said
+
+
+def test_distance_is_the_length_of_all_steps():
+    it = engine()
+    base = {n: p.double() for n, p in it.model.named_parameters()}
+    members = Population(4, antithetic=False).ask(1)
+    norm = it.update(members, np.array([0.1, -0.2, 0.3, 0.1], dtype=np.float32), 0.5)
+    assert it.distance() == pytest.approx(norm, rel=1e-4)
+    by_hand = math.sqrt(sum(float((p - base[n]).square().sum()) for n, p in it.model.named_parameters()))
+    assert it.distance() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_perplexity_is_that_of_transformers():
+    it = engine()
+    losses, tokens = 0.0, 0
+    for text in it.encode(probe.passages(), 0, cut=True):
+        ids = torch.tensor([text.ids[:96]])
+        losses += float(it.model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+        tokens += ids.shape[1] - 1
+    assert probe.perplexity(it) == pytest.approx(math.exp(losses / tokens), rel=1e-4)
+
+
+@pytest.mark.parametrize(("n", "c"), [(5, 0), (5, 2), (6, 3), (4, 4)])
+def test_pass_at_k_is_the_share_of_all_draws(n, c):
+    for k in range(1, n + 1):
+        draws = list(itertools.combinations([True] * c + [False] * (n - c), k))
+        assert score.pass_at_k(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws))
+    with pytest.raises(ValueError, match="at least 7"):
+        score.pass_at_k(n, c, 7)
+
+
+def test_intervals_hold_the_mean_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    hits = sum(abs((e := score.mean(rng.normal(3, 2, 6))).mean - 3) <= e.half for _ in range(2000))
+    assert 0.935 < hits / 2000 < 0.965
+    hits = 0
+    for _ in range(1000):  # tokens of a response share a part: an interval over tokens would hold it far too seldom
+        lengths = rng.integers(5, 40, 40)
+        e = score.per_token([1 + rng.normal() + 0.3 * rng.normal(size=n) for n in lengths])
+        hits += abs(e.mean - 1) <= e.half
+    assert 0.92 < hits / 1000 < 0.975
+
+
+def test_one_value_has_a_mean_and_no_interval():
+    assert score.mean([2.0]).to_json() == {"mean": 2.0, "ci95": None, "n": 1}
+    assert math.isnan(score.mean([]).mean)
+
+
+def rows(rewards, truths):
+    return [{"reward": r, "correct": t} for r, t in zip(rewards, truths, strict=True)]
+
+
+def test_hacking_is_a_truth_that_falls_by_more_than_chance_while_the_reward_rises():
+    before = rows([-100] * 8, [1, 1, 1, 1, 1, 0, 0, 0])
+    found = hacking(before, rows([-10] * 8, [0, 0, 0, 0, 1, 0, 0, 0]), ["correct"])
+    assert [f.truth for f in found] == ["correct"]
+    assert "rose from -100 to -10, while correct fell from 0.625 to 0.125" in str(found[0])
+    assert not hacking(before, rows([-10] * 8, [0, 1, 1, 1, 1, 0, 0, 0]), ["correct"]), "one of eight is chance"
+    assert not hacking(before, rows([-110] * 8, [0, 0, 0, 0, 1, 0, 0, 0]), ["correct"]), "the reward fell too"
+    assert not hacking(before, [], ["correct"])
+    assert not hacking(before, [{"reward": None, "correct": None}] * 8, ["correct"])
