@@ -38,7 +38,8 @@ if __name__ == "__main__":
     args = arguments(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        code = seedtune(["train", "--config", RECIPE, "--output_dir", str(run), "--max_steps", "6", "--stop_at", "eval/answered < 0"])  # fmt: skip
+        code = seedtune(["train", "--config", RECIPE, "--output_dir", str(run), "--max_steps", "6",
+                         "--stop_at", "eval/answered < 0"])  # fmt: skip
         if code:
             sys.exit(code)
         iterations, evaluations = seconds(run)

@@ -119,7 +119,40 @@ def test_the_checkpoint_answers_as_the_centre(tmp_path):
     measured = again.evaluate()
     assert measured == {k: v for k, v in t.run.evaluations[-1].items() if k in measured}
     assert "eval/quiet_length" in measured
-    assert "eval/quiet_length" in again.evaluate()
+
+
+def test_evaluations_say_how_far_the_model_moved(tmp_path):
+    t = trainer(tmp_path, perturbation="lowrank")
+    t.train()
+    first, last = t.run.evaluations[0], t.run.evaluations[-1]
+    assert (first["eval/kl"], first["eval/distance"]) == (0, 0)
+    assert last["eval/kl"] > 0
+    assert last["eval/distance"] > 0
+    assert last["eval/perplexity"] != first["eval/perplexity"]
+    trainer(tmp_path, perturbation="lowrank", output_dir=str(tmp_path / "b"), drift_samples=0).train()
+    assert journal_of(tmp_path) == journal_of(tmp_path, "b"), "looking changes nothing"
+    assert "eval/kl" not in read_lines(tmp_path / "b" / "metrics.jsonl")[0]
+
+
+def rises(completions, trainer_state, **kwargs):
+    return [len(c) / 100 + trainer_state.global_step for c in completions]
+
+
+def falls(completions, trainer_state, **kwargs):
+    return [float(trainer_state.global_step < 2) for _ in completions]
+
+
+def test_a_truth_that_falls_while_the_reward_rises_is_said_and_can_end_the_run(tmp_path):
+    notes = Notes()
+    t = trainer(
+        tmp_path, reward_funcs=rises, eval_funcs=[falls], progress=notes, max_steps=5, eval_steps=1,
+        stop_at=["eval/hacked > 0"],
+    )  # fmt: skip
+    result = t.train()
+    assert result.why.startswith("Ended after iteration 2 by the rule `eval/hacked > 0`")
+    assert [line["eval/hacked"] for line in t.run.evaluations] == [0, 0, 1]
+    assert any("the reward may be hacked: it rose from" in text and "falls fell from 1 to 0" in text
+               for text in notes.texts)  # fmt: skip
 
 
 def test_two_runs_are_the_same_to_the_last_bit(tmp_path):

@@ -22,9 +22,9 @@ class Task:
     """A built-in task.
 
     `rewards` are optimised; `truths` are measured on the centre at evaluation and never optimised: they say what is
-    meant, the first of them by itself (a sample passes when it is 1), and fall when the reward is hacked. `gold` gives a
-    completion that must score `full_marks` with every reward and 1 with every truth; `hacks` are completions that some
-    truth (or, with no truth, the reward) must score 0.
+    meant, the first of them by itself (a sample passes when it is 1), and fall when the reward is hacked. `gold` gives
+    a completion that must score `full_marks` with every reward and 1 with every truth; `hacks` are completions that
+    some truth (or, with no truth, the reward) must score 0.
     """
 
     name: str
