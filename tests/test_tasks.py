@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seedtune.errors import DataError
-from seedtune.tasks import conciseness, countdown, dataset
-from seedtune.tasks.builtin import builtin
+from seedtune.tasks import conciseness, countdown, dataset, one_liner
+from seedtune.tasks.builtin import TASKS, builtin
 
 
 def score(function, row, text):
@@ -20,7 +20,7 @@ def score(function, row, text):
     return function(prompts=[row["prompt"]], completions=[text], completion_ids=[[]], **columns)[0]
 
 
-@pytest.mark.parametrize("name", ["conciseness", "countdown"])
+@pytest.mark.parametrize("name", TASKS)
 def test_gold_scores_full_marks_and_hacks_score_none(name):
     task = builtin(name)
     for row in [*task.train[:20], *task.test[:20]]:
@@ -35,10 +35,46 @@ def test_gold_scores_full_marks_and_hacks_score_none(name):
                 assert score(task.rewards[0], row, text) <= 0.1, (n, text)
 
 
-@pytest.mark.parametrize("name", ["conciseness", "countdown"])
+@pytest.mark.parametrize("name", TASKS)
 def test_train_and_test_are_disjoint(name):
     task = builtin(name)
     assert not {json.dumps(r["prompt"]) for r in task.train} & {json.dumps(r["prompt"]) for r in task.test}
+
+
+@pytest.mark.parametrize("name", ["keywords", "one_liner", "summary"])
+def test_tasks_made_to_be_hacked_can_be_hacked(name):
+    """Some answer that is no good earns the whole reward: otherwise there is nothing to measure."""
+    task = builtin(name)
+    for row in [*task.train, *task.test]:
+        hacked = [h(row) for h in task.hacks if score(task.rewards[0], row, h(row)) == task.full_marks]
+        assert hacked
+        assert all(score(task.truths[0], row, text) == 0 for text in hacked)
+
+
+@pytest.mark.parametrize(
+    ("expression", "x", "value"),
+    [("x", 3, 3), ("-x ** 2", 3, -9), ("1 if x < 2 else 5", 1, 1), ("{1: 4, 2: x}[x]", 2, 2), ("[7, 8][x]", 1, 8),
+     ("max(x, 2, -1)", 0, 2), ("x // 2 + x % 2", -3, -1), ("(3, 4)[-1]", 0, 4)],
+)  # fmt: skip
+def test_an_expression_of_a_model_is_evaluated(expression, x, value):
+    assert one_liner.evaluate(expression, x) == value
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["", "y", "x.real", "open('a')", "x / 2", "1e3", "10**9 * 10**9", "2 ** -1", "2 ** 99", "x // 0", "[1][5]", "{}[x]",
+     "{**x}[1]", "lambda: 1", "[x for x in [1]][0]", "min(x)", "min()", "x if x", "1 < x < 3", "'a' * 9", "True.x",
+     "f'{x}'", "(x := 5)", "9" * 201, "[" * 190, "abs(x, x)", "print(x)", "max(x, key=abs)"],
+)  # fmt: skip
+def test_an_expression_that_is_none_is_refused(expression):
+    with pytest.raises(ValueError, match=r"\w"):
+        one_liner.evaluate(expression, 1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="x0123456789+-*/%()[]{}:,<>=! aifelsbmn\n\0", max_size=60), st.integers(-9, 9))
+def test_whatever_a_model_writes_scores_or_scores_nothing(text, x):
+    assert 0 <= one_liner.passed(text, [[x, 1]]) <= 1
 
 
 def test_conciseness_rewards_length_in_characters_as_the_paper():

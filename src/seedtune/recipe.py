@@ -22,7 +22,7 @@ class RunConfig(ESConfig):
     model_name_or_path: str = setting(
         DATA, "Hub id, folder, GGUF file, or smollm2-135m-instruct", "smollm2-135m-instruct", learning=False
     )
-    task: str | None = setting(DATA, "a built-in task: conciseness or countdown", None)
+    task: str | None = setting(DATA, "a built-in task: conciseness, countdown, keywords, one_liner or summary", None)
     dataset_name: str | None = setting(DATA, "JSONL, CSV, Parquet, folder, or Hub id; with a 'prompt' column", None)
     dataset_config: str | None = setting(DATA, "configuration of a Hub dataset", None)
     dataset_train_split: str = setting(DATA, "split to train on", "train")
@@ -50,7 +50,8 @@ def data_and_rewards(args: RunConfig) -> dict[str, Any]:
     task = _task(args.task) if args.task else None
     if task is None and args.dataset_name is None:
         raise ConfigError(
-            "there is nothing to train on: set task (conciseness, countdown), or dataset_name and reward_funcs."
+            "there is nothing to train on: set task (conciseness, countdown, keywords, one_liner, summary), or "
+            "dataset_name and reward_funcs."
         )
     rewards: Any = args.reward_funcs or (list(task.rewards) if task else None)
     if not rewards:

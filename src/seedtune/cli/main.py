@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
-    from . import apply, diff, evaluate, export, generate, inspect, replay, train
+    from . import apply, compare, diff, evaluate, export, generate, inspect, replay, train
 
     parser = argparse.ArgumentParser(
         prog="seedtune",
@@ -45,6 +45,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
     commands: dict[str, Any] = {
         "train": train,
         "eval": evaluate,
+        "compare": compare,
         "generate": generate,
         "replay": replay,
         "export": export,

@@ -48,6 +48,11 @@ def load(
     return model, tokenizer
 
 
+def where(name: str) -> str:
+    """What transformers' own `from_pretrained` takes for a model's name."""
+    return str(embedded_model()) if name.lower() == EMBEDDED else name
+
+
 def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer alone, for a model object that the user loaded. Raises ModelError."""
     try:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import conciseness, countdown
+from . import conciseness, countdown, keywords, one_liner, summary
 from .base import Task
 
-TASKS: dict[str, Callable[[], Task]] = {"conciseness": conciseness.task, "countdown": countdown.task}
+TASKS: dict[str, Callable[[], Task]] = {
+    "conciseness": conciseness.task,
+    "countdown": countdown.task,
+    # Made to be hacked: each has a reward that a worse answer earns as well, and a truth that it does not.
+    "keywords": keywords.task,
+    "one_liner": one_liner.task,
+    "summary": summary.task,
+}
 
 
 def builtin(name: str) -> Task:

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..errors import RewardError
-from . import conciseness, countdown
+from . import conciseness, countdown, keywords, one_liner, summary
 from .base import text_of
 
 BUILTIN: dict[str, Callable[..., Any]] = {
@@ -26,6 +26,12 @@ BUILTIN: dict[str, Callable[..., Any]] = {
     "correct": conciseness.correct,
     "countdown": countdown.countdown,
     "accuracy": countdown.accuracy,
+    "keywords": keywords.keywords,
+    "explained": keywords.explained,
+    "visible_tests": one_liner.visible_tests,
+    "hidden_tests": one_liner.hidden_tests,
+    "summary": summary.summary,
+    "summarised": summary.summarised,
 }
 
 #: What every reward function is given besides the dataset's columns; TRL's names.

@@ -1,0 +1,1 @@
+"""The same task, model and number of generations for several methods."""

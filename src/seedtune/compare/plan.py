@@ -1,0 +1,113 @@
+"""What is compared: methods, each with its settings, on several seeds. A cell is one method, setting and seed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError
+from ..recipe import RunConfig, data_and_rewards, resolve
+from ..tasks.reward import Reward
+
+#: Methods that need no `function`, and where they are.
+METHODS = {
+    "es": "seedtune.compare.es.train",
+    "grpo": "seedtune.compare.rl.grpo",
+    "dr_grpo": "seedtune.compare.rl.dr_grpo",
+    "rloo": "seedtune.compare.rl.rloo",
+}
+
+_OWN = ("generations", "evaluations", "seeds", "samples", "target", "methods")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: `label` names method and setting, `function` does it."""
+
+    label: str
+    method: str
+    function: str
+    settings: Mapping[str, Any]
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        plain = "".join(c if c.isalnum() or c in "-._" else "-" for c in self.label)
+        return f"{plain}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`generations` completions of training a cell, looked at `evaluations` times, evenly; `samples` responses a prompt
+    for KL; `target` is a reward to reach, `truth` the name of what is truly meant. `shared` holds for all: model, data,
+    rewards, lengths.
+    """
+
+    shared: RunConfig
+    given: Mapping[str, Any]
+    generations: int
+    evaluations: int
+    samples: int
+    target: float | None
+    truth: str | None
+    cells: tuple[Cell, ...]
+
+
+def comparison(values: Mapping[str, Any]) -> Comparison:
+    """From a configuration's keys and values: those of `Comparison`, and settings that all cells share.
+
+    `methods` is `{name: settings}` or `{name: [settings, settings, ...]}`, where settings are the method's own (of
+    `ESConfig`, of TRL's `GRPOConfig` or `RLOOConfig`); another method than es, grpo, dr_grpo and rloo has `function:
+    file.py:name` among them. Raises ConfigError.
+    """
+    shared = {key: value for key, value in values.items() if key not in _OWN}
+    args = resolve({}, shared)
+    truths = data_and_rewards(args)["eval_funcs"]
+    methods = values.get("methods") or {"es": {}, "grpo": {}}
+    if not isinstance(methods, Mapping):
+        raise ConfigError("methods must map names to settings, for example {es: {}, grpo: {learning_rate: 5e-6}}.")
+    seeds = values.get("seeds", [1, 2])
+    cells = []
+    for name, given in methods.items():
+        sweep = [dict(s or {}) for s in (given if isinstance(given, list) else [given])]
+        for settings in sweep:
+            function = settings.pop("function", METHODS.get(str(name)))
+            if function is None:
+                near = difflib.get_close_matches(str(name), METHODS, 1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ConfigError(
+                    f"there is no method {name!r}; built in are {', '.join(METHODS)}. A method of your own needs "
+                    f"`function: file.py:name` (docs/compare.md).{hint}"
+                )
+            if name == "es":
+                resolve(shared, settings)  # complains before anything runs
+            label = _label(str(name), settings, sweep)
+            cells += [Cell(label, str(name), str(function), settings, int(seed)) for seed in seeds]
+    cells.sort(key=lambda cell: seeds.index(cell.seed))  # one seed of everything first
+    if len({cell.folder for cell in cells}) < len(cells):
+        raise ConfigError("two cells are the same: a setting or a seed is there twice.")
+    target = values.get("target")
+    return Comparison(
+        args,
+        shared,
+        _whole("generations", values.get("generations", 1024)),
+        _whole("evaluations", values.get("evaluations", 4)),
+        _whole("samples", values.get("samples", 4)),
+        None if target is None else float(target),
+        Reward(truths[0]).name if truths else None,
+        tuple(cells),
+    )
+
+
+def _whole(name: str, value: Any) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} must be a whole number, at least 1; got {value!r}.")
+    return value
+
+
+def _label(name: str, settings: Mapping[str, Any], sweep: list[dict[str, Any]]) -> str:
+    """The method and what tells this setting from the method's others."""
+    differing = [k for k in settings if any(other.get(k) != settings[k] for other in sweep)]
+    return " ".join([name, *(f"{k}={settings[k]}" for k in differing)])
