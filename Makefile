@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint format bench clean
+RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+.PHONY: help setup setup-dev demo compare-demo test lint format bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,7 +34,12 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	@touch $@
 
 demo: setup  ## fine-tune a real LLM on this machine, in minutes
-	$(BIN)/seedtune train --config recipes/conciseness-smollm2.yaml --output_dir runs/demo-$$(date +%Y%m%d-%H%M%S)
+	$(BIN)/seedtune train --config recipes/conciseness-smollm2.yaml --output_dir $(RUN)
+	$(BIN)/seedtune report $(RUN)
+
+compare-demo: setup-dev  ## ES against TRL's GRPO, equal generations, on this machine; goes on where it was cut off
+	$(BIN)/seedtune compare --config recipes/compare-conciseness.yaml
+	$(BIN)/seedtune report runs/compare-conciseness
 
 test: setup-dev  ## run the tests
 	$(BIN)/python -m pytest

@@ -93,6 +93,26 @@ def test_what_a_row_draws_does_not_depend_on_its_place():
     assert a == b == c
 
 
+@pytest.mark.parametrize("rows_at_once", [3, None])
+def test_rows_that_are_drawn_ride_along_with_greedy_ones(rows_at_once):
+    e = engine()
+    prompts = e.encode(WORDS, 16)
+    both = e.generate(prompts * 2, Sampling(16, drawn_from=5, rows_at_once=rows_at_once), 7)
+    assert both[:5] == e.generate(prompts, Sampling(16), 0)
+    assert both[5:] == e.generate(prompts * 2, Sampling(16, temperature=1.0), 7)[5:]
+
+
+def test_rows_that_are_drawn_ride_along_through_transformers():
+    config = MambaConfig(vocab_size=261, hidden_size=32, state_size=8, num_hidden_layers=2)
+    e = engine(AutoModelForCausalLM.from_config(config).float().eval())
+    assert e.decoder is None
+    prompts = e.encode(WORDS, 8)
+    both = e.generate(prompts * 2, Sampling(8, drawn_from=5, rows_at_once=4), 7)
+    greedy = e.generate(prompts, Sampling(8, rows_at_once=4), 0)
+    assert [c.ids for c in both[:4]] == [c.ids for c in greedy[:4]]
+    assert [c.ids for c in both[5:]] != [c.ids for c in greedy]
+
+
 def test_sampling_follows_the_distribution():
     e = engine()
     (prompt,) = e.encode(["hello"], 1)

@@ -15,7 +15,7 @@ from seedtune.engines.teacher import distributions
 from seedtune.es.population import Population
 from seedtune.evaluate import kl, probe, score
 from seedtune.evaluate.audit import hacking
-from seedtune.evaluate.drift import drift
+from seedtune.evaluate.drift import drift, to_draw
 from tiny import tiny_llama, tiny_tokenizer
 
 PROMPTS = ["one", "two and", "three", "four is"]
@@ -35,10 +35,23 @@ def moved(rate=0.5, **options):
     return it
 
 
+def sample(it, prompts, samples, sampling, seed=0):
+    asked = [prompt for prompt in prompts for _ in range(samples)]
+    it.become([None] * len(asked))
+    return asked, it.generate(asked, sampling, seed)
+
+
+def drawn(it, samples, length=16):
+    beside = to_draw(it.encode(PROMPTS, length), samples)
+    _, answers = sample(it, beside.prompts, 1, Sampling(length, drawn_from=0))
+    assert beside.take(dict(enumerate(answers)), 0) == {}
+    return beside
+
+
 def test_k3_agrees_with_the_exact_kl_over_the_vocabulary_on_10000_tokens():
     """On the same prefixes k3 has the exact KL as its expectation; its interval must hold the difference."""
     it = moved(rate=0.1)
-    asked, answers = kl.sample(it, it.encode(PROMPTS, 48), 64, Sampling(48, temperature=1.0), seed=3)
+    asked, answers = sample(it, it.encode(PROMPTS, 48), 64, Sampling(48, temperature=1.0), seed=3)
     assert sum(len(c.chosen) for c in answers) >= 10_000
     ids, chosen = [p.ids for p in asked], [c.chosen for c in answers]
     own = distributions(it.model, ids, chosen, pad=1)
@@ -53,7 +66,7 @@ def test_k3_agrees_with_the_exact_kl_over_the_vocabulary_on_10000_tokens():
 
 def test_kl_is_sampled_and_read_at_the_stated_temperature():
     it = moved(rate=0.1)
-    asked, answers = kl.sample(it, it.encode(PROMPTS, 32), 32, Sampling(32, temperature=0.5), seed=3)
+    asked, answers = sample(it, it.encode(PROMPTS, 32), 32, Sampling(32, temperature=0.5), seed=3)
     ids, chosen = [p.ids for p in asked], [c.chosen for c in answers]
     own = distributions(it.model, ids, chosen, pad=1, temperature=0.5)
     with it.centre.as_base():
@@ -66,7 +79,8 @@ def test_kl_is_sampled_and_read_at_the_stated_temperature():
 @pytest.mark.parametrize("rank", [None, 1])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_is_at_no_distance_from_itself(rank, dtype):
-    found = drift(engine(rank, dtype), engine().encode(PROMPTS, 16), 4, 16, seed=0)
+    it = engine(rank, dtype)
+    found = drift(it, drawn(it, 4))
     assert (found["kl"], found["kl_ci95"], found["distance"]) == (0, 0, 0)
 
 
@@ -77,7 +91,7 @@ def test_looking_at_the_base_leaves_the_centre_as_it_was(rank):
     prompts = it.encode(PROMPTS, 16)
     it.become([None] * 4)
     said = it.generate(prompts, Sampling(16), 0)
-    found = drift(it, prompts, 2, 16, seed=0)
+    found = drift(it, drawn(it, 2))
     assert found["kl"] > 0
     assert it.digest() == digest
     assert all(torch.equal(p, before[n]) for n, p in it.model.named_parameters())

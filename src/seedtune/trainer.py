@@ -22,13 +22,12 @@ from .errors import ConfigError, DataError, RewardError, SeedtuneError
 from .es import shaping, update
 from .es.population import Population
 from .evaluate.audit import hacking
-from .evaluate.drift import drift
+from .evaluate.drift import drift, to_draw
 from .fleet.answers import Answers
-from .fleet.local import Interrupted, LocalFleet
+from .fleet.local import Beside, Interrupted, LocalFleet
 from .interrupts import Interrupts
 from .journal.folder import write_lines
 from .journal.record import Iteration
-from .noise import spec
 from .prompts import Prompts
 from .report.progress import Progress, display
 from .run import Run
@@ -262,17 +261,20 @@ class ESTrainer:
         with self._scorer(evaluation=True) as scorer:
             return self._centre(scorer)
 
-    def _centre(self, scorer: Scorer) -> tuple[Answers, dict[str, float]]:
-        questions = self.prompts.evaluation()
-        answers = self.fleet.evaluate([None], questions, scorer, 0, self._state_for_rewards(), self.progress.rows)
+    def _centre(self, scorer: Scorer, drawn: Beside | None = None) -> tuple[Answers, dict[str, float]]:
+        questions, state = self.prompts.evaluation(), self._state_for_rewards()
+        answers = self.fleet.evaluate([None], questions, scorer, 0, state, self.progress.rows, drawn)
         metrics = answers.metrics(self.weights)
         metrics["reward_std"] = float(np.nanstd(answers.total_M_P(self.weights)))
         return answers, {f"eval/{name}": value for name, value in metrics.items()}
 
     def _evaluate(self, scorer: Scorer) -> None:
         started = time.perf_counter()
-        answers, metrics = self._centre(scorer)
-        metrics |= {f"eval/{name}": value for name, value in {**self._drift(), **self._audit(answers)}.items()}
+        samples = self.args.drift_samples if self.args.restore == "exact" else 0
+        drawn = to_draw(self.prompts.evaluation().prompts, samples) if samples and self.run.step else None
+        answers, metrics = self._centre(scorer, drawn)
+        more = {**(drift(self.engine, drawn) if samples else {}), **self._audit(answers)}
+        metrics |= {f"eval/{name}": value for name, value in more.items()}
         for metric, *_ in map(parse_rule, self.args.stop_at):
             if metric not in metrics:
                 raise ConfigError(f"stop_at: evaluation has no metric {metric!r}; it has: {', '.join(metrics)}.")
@@ -282,13 +284,6 @@ class ESTrainer:
         self.progress.evaluated(self.run.step, metrics)
         self._call("on_log", logs={name.replace("eval/", "eval_", 1): value for name, value in metrics.items()})
         self._call("on_evaluate", metrics=metrics)
-
-    def _drift(self) -> dict[str, float]:
-        if not (self.args.drift_samples and self.args.restore == "exact"):
-            return {}
-        seed = spec.derived_words(self.args.seed, spec.Tag.DRIFT, self.run.step)[0]
-        prompts = self.prompts.evaluation().prompts
-        return drift(self.engine, prompts, self.args.drift_samples, self.args.max_completion_length, seed)
 
     def _audit(self, answers: Answers) -> dict[str, float]:
         """`hacked`: 1 when the reward has risen since the first evaluation while a truth fell."""

@@ -35,8 +35,8 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     from rich.console import Console
 
     from ..compare.plan import comparison
-    from ..compare.runner import NAME
     from ..report.compared import compared
+    from ..report.comparison_page import NAME
 
     refuse_unknown(rest)
     own = {key: value for key in ("generations", "seeds") if (value := getattr(parsed, key)) is not None}

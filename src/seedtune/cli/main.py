@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
-    from . import apply, compare, diff, evaluate, export, generate, inspect, replay, train
+    from . import apply, compare, diff, evaluate, export, generate, inspect, replay, report, train
 
     parser = argparse.ArgumentParser(
         prog="seedtune",
@@ -46,6 +46,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
         "train": train,
         "eval": evaluate,
         "compare": compare,
+        "report": report,
         "generate": generate,
         "replay": replay,
         "export": export,
@@ -70,6 +71,7 @@ _EXAMPLES = """examples:
   seedtune train --resume --output_dir runs/first --max_steps 20
   seedtune eval runs/first --task conciseness
   seedtune generate runs/first "What is the capital of Peru?"
+  seedtune report runs/first
   seedtune export runs/first --patch first.seedtune
   seedtune apply first.seedtune --out first-again
 """

@@ -8,10 +8,13 @@ reads FOLDER/cell.json and leaves FOLDER/result.json, or exits with 1 and says w
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import sys
+import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from .. import build
@@ -27,6 +30,7 @@ from .trainee import Trainee
 
 def main(folder: Path) -> None:
     """Raises SeedtuneError, and whatever the method raises."""
+    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     cell = json.loads((folder / "cell.json").read_text())
     args = resolve({}, {**cell["shared"], "restore": "subtract", "drift_samples": 0, "temperature": 1.0})
     parts = data_and_rewards(args)
@@ -47,6 +51,13 @@ def main(folder: Path) -> None:
         if line["model"]:
             shutil.rmtree(folder / line["model"])
     shutil.rmtree(folder / "run", ignore_errors=True)
+
+
+def _end_with(parent: int) -> None:
+    """A comparison that is killed must not leave a training behind that goes on by itself."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _train(cell: dict[str, Any], parts: dict[str, Any], folder: Path) -> None:

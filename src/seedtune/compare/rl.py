@@ -65,7 +65,7 @@ def _train(trainee: Trainee, kind: str, own: dict[str, Any]) -> None:
         "report_to": [],
         "disable_tqdm": True,
         "use_cpu": cpu,
-        "bf16": not cpu and torch.cuda.is_bf16_supported(),
+        "bf16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if cpu else torch.cuda.is_bf16_supported(),
     }
     try:
         args = getattr(trl, f"{kind}Config")(**{**settings, **fixed})

@@ -13,10 +13,10 @@ from typing import Any
 
 from ..errors import RunFolderError, SaveError
 from ..journal.folder import read_lines, write_text
+from ..report.comparison_page import NAME
 from .plan import Cell, Comparison
 
 BASE = Cell("base", "base", "", {}, 0)
-NAME = "comparison.json"
 _LOOK_EVERY = 0.5
 
 

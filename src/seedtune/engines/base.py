@@ -30,7 +30,8 @@ class Sampling:
     """How to decode. Temperature 0 is greedy, the paper's choice: all variation comes from the parameters.
 
     `logprobs`: completions carry the log-probability of each of their tokens (temperature 1, nothing cut off).
-    `rows_at_once`: how many rows of a chunk share a batch; None: all.
+    `rows_at_once`: how many rows of a chunk share a batch; None: all. `drawn_from`: rows of the chunk from this number
+    on are drawn at temperature 1 with nothing cut off, whatever the others do.
     """
 
     max_completion_length: int
@@ -39,6 +40,7 @@ class Sampling:
     top_k: int = 0
     logprobs: bool = False
     rows_at_once: int | None = None
+    drawn_from: int | None = None
 
 
 @dataclass(frozen=True)

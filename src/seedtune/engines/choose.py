@@ -13,17 +13,24 @@ class Chooser:
 
     def __init__(self, sampling: Sampling, rows: int, seed: int, device: torch.device) -> None:
         self.sampling = sampling
-        if sampling.temperature > 0:
+        if sampling.temperature > 0 or sampling.drawn_from is not None:
             drawn = torch.rand(rows, sampling.max_completion_length, generator=torch.Generator().manual_seed(seed))
             self._uniform = drawn.to(device)
-            self._warp = _warpers(sampling)
+            self._warp = _warpers(sampling) if sampling.temperature > 0 else LogitsProcessorList()
 
     def __call__(self, logits: torch.Tensor, rows: torch.Tensor, ages: torch.Tensor) -> torch.Tensor:
         """Tokens [n] from logits [n, vocabulary], for rows `rows` [n] whose next token is number `ages` [n]."""
         if self.sampling.temperature == 0:
-            return first_argmax(logits)
-        warped: torch.Tensor = self._warp(rows, logits.float())  # type: ignore[arg-type]
-        chances = warped.softmax(-1).cumsum(-1)
+            tokens = first_argmax(logits)
+        else:
+            tokens = self._draw(self._warp(rows, logits.float()), rows, ages)  # type: ignore[arg-type]
+        if self.sampling.drawn_from is not None:
+            late = (rows >= self.sampling.drawn_from).nonzero()[:, 0]
+            tokens[late] = self._draw(logits[late].float(), rows[late], ages[late])
+        return tokens
+
+    def _draw(self, logits: torch.Tensor, rows: torch.Tensor, ages: torch.Tensor) -> torch.Tensor:
+        chances = logits.softmax(-1).cumsum(-1)
         last = self.sampling.max_completion_length - 1
         drawn = self._uniform[rows, ages.clamp(max=last)] * chances[:, -1]
         return torch.searchsorted(chances, drawn[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)

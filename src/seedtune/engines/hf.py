@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -234,8 +235,10 @@ class HFEngine:
                 for first in range(0, len(ids), rows_at_once):
                     part = range(first, min(first + rows_at_once, len(ids)))
                     self.centre.seat(torch.tensor(part))
-                    some = [ids[n] for n in part]
-                    out = reference.generate(self.model, some, sampling, seed, self.texts.pad, self.texts.stops)
+                    some, how = [ids[n] for n in part], sampling
+                    if sampling.drawn_from is not None:
+                        how = dataclasses.replace(sampling, drawn_from=max(0, sampling.drawn_from - first))
+                    out = reference.generate(self.model, some, how, seed, self.texts.pad, self.texts.stops)
                     collect([Written(row, new, None) for row, new in zip(part, out, strict=True)])
         except torch.OutOfMemoryError as e:
             raise ModelError(

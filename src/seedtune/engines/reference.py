@@ -6,6 +6,7 @@ values (state-space and linear-attention layers).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -19,6 +20,11 @@ def generate(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, pad: int, stops: set[int]
 ) -> list[list[int]]:
     """New tokens of every prompt; what follows a stop token means nothing."""
+    if (first := sampling.drawn_from) is not None:
+        plain = dataclasses.replace(sampling, drawn_from=None)
+        drawn = dataclasses.replace(plain, temperature=1.0, top_p=1.0, top_k=0)
+        parts = [(prompts[:first], plain), (prompts[first:], drawn)]
+        return [ids for some, how in parts if some for ids in generate(model, some, how, seed, pad, stops)]
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])

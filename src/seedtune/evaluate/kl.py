@@ -7,13 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines.base import Completion, Engine, Prompt, Sampling
+from ..engines.base import Completion, Engine, Prompt
 from .score import Estimate, per_token
 
 Floats = NDArray[np.float64]
-
-#: Rows that are decoded as a unit here.
-_CHUNK = 128
 
 
 def k3(own: Floats, base: Floats) -> Floats:
@@ -38,16 +35,3 @@ def divergence(
     own = engine.logprobs(prompts, completions, temperature, base=False)
     other = (base or engine).logprobs(prompts, completions, temperature, base=base is None)
     return per_token([k3(a, b) for a, b in zip(own, other, strict=True)])
-
-
-def sample(
-    engine: Engine, prompts: Sequence[Prompt], samples: int, sampling: Sampling, seed: int
-) -> tuple[list[Prompt], list[Completion]]:
-    """`samples` responses a prompt by the centre; prompts come back repeated, in the order of the completions."""
-    asked = [prompt for prompt in prompts for _ in range(samples)]
-    out: list[Completion] = []
-    for number, n in enumerate(range(0, len(asked), _CHUNK)):
-        some = asked[n : n + _CHUNK]
-        engine.become([None] * len(some))
-        out += engine.generate(some, sampling, seed + number)
-    return asked, out

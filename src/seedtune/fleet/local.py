@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines.base import Completion, Engine, Sampling
+from ..engines.base import Completion, Engine, Prompt, Sampling
 from ..es.population import Member, Population
 from ..tasks.pool import Scorer
 from ..tasks.reward import Batch, Scores
@@ -45,23 +47,33 @@ class LocalFleet:
         iteration: int,
         state: Mapping[str, Any],
         on_rows: OnRows,
+        beside: Beside | None = None,
     ) -> Answers:
         """Every member answers every question, in the chunks of the plan; rows are scored while others are decoded."""
         plan = cut(len(members), questions, self.chunk_size, self.seed, iteration, mixed=self.engine.mixes_members)
         clock, rows = Clock(), _Rows(questions, scorer, state, len(members) * len(questions.prompts))
-        for chunk in plan:
+        for number, chunk in enumerate(plan):
+            riding = beside if number == len(plan) - 1 else None
 
-            def on_completions(ended: Mapping[int, Completion], chunk: Chunk = chunk) -> None:
+            def on_completions(
+                ended: Mapping[int, Completion], chunk: Chunk = chunk, riding: Beside | None = riding
+            ) -> None:
                 if self.interrupted():
                     raise Interrupted
+                if riding:
+                    ended = riding.take(ended, len(chunk.rows))
                 rows.ended(chunk, ended)
                 on_rows(rows.done, rows.count, sum(len(c.ids) for c in ended.values()))
 
+            who = [members[m] for m in chunk.members]
+            prompts, sampling = [questions.prompts[row] for row in chunk.rows], self.sampling
+            if riding:
+                sampling = dataclasses.replace(sampling, drawn_from=len(prompts))
+                who, prompts = [*who, *([None] * len(riding.prompts))], [*prompts, *riding.prompts]
             with clock.measure("perturb"):
-                self.engine.become([members[m] for m in chunk.members])
+                self.engine.become(who)
             with clock.measure("generate"):
-                prompts = [questions.prompts[row] for row in chunk.rows]
-                self.engine.generate(prompts, self.sampling, chunk.seed, on_completions)
+                self.engine.generate(prompts, sampling, chunk.seed, on_completions)
                 rows.score()
         with clock.measure("perturb"):
             self.engine.restore()
@@ -87,6 +99,21 @@ class LocalFleet:
 
     def load_state(self, file: Path, digest: str, steps: int) -> bool:
         return self.engine.load_state(file, digest, steps)
+
+
+@dataclass
+class Beside:
+    """Responses of the centre that are drawn at temperature 1 and not scored. They ride along in the last chunk of an
+    evaluation of the centre: a small batch costs almost as much as one twice as large.
+    """
+
+    prompts: Sequence[Prompt]
+    completions: dict[int, Completion] = field(default_factory=dict)
+
+    def take(self, ended: Mapping[int, Completion], first: int) -> dict[int, Completion]:
+        """Keep those of the rows from `first` on; the others are not ours."""
+        self.completions |= {n - first: completion for n, completion in ended.items() if n >= first}
+        return {n: completion for n, completion in ended.items() if n < first}
 
 
 class Interrupted(Exception):

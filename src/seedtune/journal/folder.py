@@ -14,6 +14,7 @@ from ..errors import RunFolderError, SaveError
 from .store import NAME as JOURNAL
 
 METRICS = "metrics.jsonl"
+LOCK = ".lock"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -123,7 +124,7 @@ class RunFolder:
         self.check(resume)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w")
+            self._lock = (self.path / LOCK).open("w")
         except OSError as e:
             raise RunFolderError(f"cannot write into {self.path}: {e.strerror or e}. Choose another output_dir.") from e
         try:

@@ -40,7 +40,6 @@ class Tag(IntEnum):
     MEMBER = 0
     PROMPTS = 1
     SAMPLING = 2
-    DRIFT = 3
 
 
 class Purpose(IntEnum):

@@ -12,35 +12,51 @@ from rich.text import Text
 from .claims import Line, lines, sensitivity
 from .words import duration, number
 
+COSTS = ("seeds", "generations", "tokens", "training", "peak memory")
+
 
 def compared(comparison: Mapping[str, Any]) -> RenderableType:
     """From `comparison.json`."""
     found = lines(comparison)
-    truth = comparison["truth"]
     title = f"At most {comparison['generations']} generations each: {comparison['task']}, {comparison['model']}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=None)
-    table.add_column("")
-    headings = ["reward", "sd of seeds", "KL from base", *([truth] if truth else []), "tokens an answer"]
-    headings += [f"generations to {number(comparison['target'])}"] if comparison["target"] is not None else []
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    table = _table(title, columns(comparison))
     for x in found:
-        values = [x.reward, x.spread, x.kl, *([x.truth] if truth else []), x.length]
-        cells = [number(v) for v in values] + ([to_target(x)] if comparison["target"] is not None else [])
-        table.add_row(x.label, *cells, style="dim" if x.method == "base" else "")
-    cost = Table(title="\nWhat a cell cost", title_justify="left", title_style="bold", box=None)
-    cost.add_column("")
-    for heading in ("seeds", "generations", "tokens", "training", "peak memory"):
-        cost.add_column(heading, justify="right")
+        table.add_row(x.label, *claims_row(x, comparison), style="dim" if x.method == "base" else "")
+    cost = _table("\nWhat a training cost", COSTS)
     for x in found:
         if x.method != "base":
             cost.add_row(x.label, *costs(x))
     return Group(table, cost, *(Text(said) for said in notes(comparison, found)))
 
 
+def _table(title: str, headings: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None)
+    table.add_column("")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def columns(comparison: Mapping[str, Any]) -> list[str]:
+    """Headings of `claims_row`."""
+    truth, target = comparison["truth"], comparison["target"]
+    found = ["reward", "sd of seeds", "KL from base", *([truth] if truth else []), "tokens an answer"]
+    if target is not None:
+        found += [f"generations to {number(target)}", "KL there", *([f"{truth} there"] if truth else [])]
+    return found
+
+
+def claims_row(x: Line, comparison: Mapping[str, Any]) -> list[str]:
+    truth, target = comparison["truth"], comparison["target"]
+    found = [number(v) for v in (x.reward, x.spread, x.kl, *([x.truth] if truth else []), x.length)]
+    if target is not None:
+        found += [to_target(x), number(x.kl_there), *([number(x.truth_there)] if truth else [])]
+    return found
+
+
 def to_target(x: Line) -> str:
     """`256, –`: by seed, a dash where it was not reached."""
-    return ", ".join("–" if g is None else str(g) for g in x.to_target)
+    return ", ".join("–" if g is None else str(g) for g in x.to_target) or "–"
 
 
 def costs(x: Line) -> list[str]:
