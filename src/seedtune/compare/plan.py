@@ -69,6 +69,8 @@ def comparison(values: Mapping[str, Any]) -> Comparison:
     if not isinstance(methods, Mapping):
         raise ConfigError("methods must map names to settings, for example {es: {}, grpo: {learning_rate: 5e-6}}.")
     seeds = values.get("seeds", [1, 2])
+    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
+        raise ConfigError(f"seeds must be a list of whole numbers, for example [1, 2]; got {seeds!r}.")
     cells = []
     for name, given in methods.items():
         sweep = [dict(s or {}) for s in (given if isinstance(given, list) else [given])]
