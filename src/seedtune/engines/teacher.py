@@ -28,13 +28,15 @@ def logprobs(
     """
     longest = max(map(len, completions), default=0) + 1
     rows = max(1, _HELD // (longest * model.config.get_text_config().vocab_size))
-    out = []
-    for n in range(0, len(prompts), rows):
-        some = completions[n : n + rows]
-        for logits, ids in zip(distributions(model, prompts[n : n + rows], some, pad, temperature), some, strict=True):
+    order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n]) + len(completions[n]), n))  # pads little
+    out: dict[int, NDArray[np.float64]] = {}
+    for first in range(0, len(order), rows):
+        some = order[first : first + rows]
+        asked, said = [prompts[n] for n in some], [completions[n] for n in some]
+        for n, logits, ids in zip(some, distributions(model, asked, said, pad, temperature), said, strict=True):
             chosen = logits.gather(-1, torch.tensor(ids, dtype=torch.long, device=logits.device)[:, None])[:, 0]
-            out.append(chosen.double().cpu().numpy())
-    return out
+            out[n] = chosen.double().cpu().numpy()
+    return [out[n] for n in range(len(order))]
 
 
 def distributions(

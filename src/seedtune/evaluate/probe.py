@@ -11,7 +11,7 @@ import numpy as np
 from ..engines.base import Completion, Engine
 
 #: Tokens of a passage that are read, at most: probes are taken during training, so they must be cheap.
-_MOST = 96
+_MOST = 64
 
 
 def passages() -> list[str]:
