@@ -149,7 +149,7 @@ def finished(tmp_path_factory, tiny_folder):
             "broken": {"function": f"{folder / 'own.py'}:breaks"},
         },
     }  # fmt: skip
-    (folder / "compare.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "compare.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     command = [sys.executable, "-m", "seedtune.cli.main", "compare", "--config", str(folder / "compare.yaml")]
     done = subprocess.run(command, capture_output=True, text=True)
     return folder, done
@@ -183,13 +183,14 @@ def test_a_cell_that_breaks_is_shown_and_the_others_go_on(finished):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_what_is_done_is_not_done_again(finished, capsys):
+def test_what_is_done_is_not_done_again(finished, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     folder, _ = finished
     before = {f: f.stat().st_mtime_ns for f in (folder / "out").glob("*/result.json")}
     assert len(before) == 4
     values = yaml.safe_load((folder / "compare.yaml").read_text())
     del values["methods"]["broken"]
-    (folder / "less.yaml").write_text(yaml.safe_dump(values))
+    (folder / "less.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     assert main(["compare", "--config", str(folder / "less.yaml")]) == 0
     assert {f: f.stat().st_mtime_ns for f in before} == before
     assert "generations to -1000" in " ".join(capsys.readouterr().out.split())

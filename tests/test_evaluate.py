@@ -113,7 +113,7 @@ def test_perplexity_is_that_of_transformers():
     it = engine()
     losses, tokens = 0.0, 0
     for text in it.encode(probe.passages(), 0, cut=True):
-        ids = torch.tensor([text.ids[:96]])
+        ids = torch.tensor([text.ids[: probe._MOST]])
         losses += float(it.model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
         tokens += ids.shape[1] - 1
     assert probe.perplexity(it) == pytest.approx(math.exp(losses / tokens), rel=1e-4)

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cloudpickle
+
 from ..errors import RewardError
 from . import conciseness, countdown, keywords, one_liner, summary
 from .base import text_of
@@ -119,6 +121,7 @@ def _import_file(path: str) -> Any:
         spec.loader.exec_module(module)
     except BaseException as e:
         raise RewardError(f"reward file {path!r} fails on import:\n{traceback.format_exc(limit=-3)}") from e
+    cloudpickle.register_pickle_by_value(module)  # no other process can import it by its name
     return module
 
 
