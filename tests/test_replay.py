@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import zstandard
 from transformers import AutoModelForCausalLM
 
 from seedtune import replay
 from seedtune.cli.main import main
-from seedtune.errors import JournalError
+from seedtune.errors import JournalError, SeedtuneError
 from seedtune.journal import record
 from seedtune.journal.patch import Patch
 from test_trainer import trainer
@@ -23,6 +26,8 @@ WAYS = {
     "full": {},
     "lowrank": {"perturbation": "lowrank", "rank": 2, "antithetic": True},
     "adam": {"optimizer": "adam", "anchor_decay": 0.1, "noise": "shared"},
+    "half": {"master_dtype": "bfloat16", "optimizer": "momentum", "antithetic": True},
+    "vectors": {"perturbation": "lowrank", "lowrank_vectors": True, "master_dtype": "bfloat16"},
 }
 
 
@@ -59,6 +64,33 @@ def test_another_base_model_is_named(tmp_path, capsys):
     assert main(["replay", str(run), "--model", str(tmp_path / "other"), "--out", str(tmp_path / "x")]) == 1
     assert re.search(r"made from .*base.* with digest \w{16}; the model given, .*other", capsys.readouterr().err)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_base_model_that_differs_by_one_bit_is_caught(tmp_path, capsys):
+    run = trained(tmp_path)
+    file = tmp_path / "base" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert main(["replay", str(run), "--out", str(tmp_path / "x")]) == 1
+    assert "it is another model, revision or dtype" in capsys.readouterr().err
+
+
+def test_journals_that_are_no_journals(tmp_path, capsys):
+    run = trained(tmp_path)
+    lines = (run / "journal.jsonl").read_text().splitlines(keepends=True)
+    for name, text, says in [
+        ("empty", "", "is empty"),
+        ("torn", lines[0][:40], "holds no whole line"),
+        ("reordered", "".join([lines[0], lines[2], lines[1], *lines[3:]]), "line 2 is damaged"),
+        ("gap", "".join([lines[0], *lines[2:]]), "line 2 is damaged"),
+        ("headless", "".join(lines[1:]), "It is the header"),
+        ("edited", "".join(lines).replace('"t":2', '"t":3'), "line 3 is damaged"),
+    ]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "journal.jsonl").write_text(text)
+        assert main(["replay", str(tmp_path / name), "--out", str(tmp_path / "x")]) == 1
+        assert says in capsys.readouterr().err, name
 
 
 def reseal(path, change):
@@ -118,6 +150,55 @@ def test_patches_that_are_damaged(tmp_path):
         Patch.from_bytes(data[:8] + b"\x02\x00" + data[10:])
     with pytest.raises(JournalError, match="claims to hold"):
         Patch.from_bytes(data[:10] + b"\xff" * 8 + data[18:])
+
+
+def sealed(header, arrays, size=None):
+    """A patch whose frame is whole, whatever it holds: what a forger would do."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    payload = struct.pack("<Q", len(text)) + text + arrays
+    size = len(payload) if size is None else size
+    return struct.pack("<8sHQ", b"SEEDTUNE", 1, size) + zstandard.ZstdCompressor(write_checksum=True).compress(payload)
+
+
+def test_patches_that_were_made_up(tmp_path):
+    """Whole frames, with headers that lie: a clean error for each, and no more memory than what is there."""
+    patch = Patch.of(*parts(trained(tmp_path)))
+    count, members = patch.coefficients_T_N.shape
+    arrays = b"".join(a.tobytes() for a in (patch.coefficients_T_N, patch.rates_T, patch.digests_T))
+    good = {**patch.header, "iterations": count, "members": members}
+    assert len(Patch.from_bytes(sealed(good, arrays))) == count
+    draw, junk = random.Random(5), [None, -1, 0, 2**70, 1e999, "x", [], {}, True, [[]], "é" * 50]
+    made = 0
+    for where in (good, good["base"], good["config"]):
+        for key in where:
+            for value in junk:
+                header = json.loads(json.dumps(good))
+                inner = header if where is good else header["base"] if where is good["base"] else header["config"]
+                inner[key] = value
+                if draw.random() < 0.3:
+                    del inner[key]
+                try:
+                    forged = Patch.from_bytes(sealed(header, arrays))
+                    replay.settings(forged.header["config"])
+                except SeedtuneError:
+                    made += 1
+    assert made > 100
+    for header in (b"", b"[]", b"{", b"[" * 100_000, b'{"iterations":1e999,"members":4}', b"\xff\xfe"):
+        with pytest.raises(JournalError, match="damaged"):
+            Patch.from_bytes(sealed(header, arrays))
+    with pytest.raises(JournalError, match="another size"):
+        Patch.from_bytes(sealed(good, arrays + bytes(10_000_000), size=100))
+    huge = zstandard.ZstdCompressor().compressobj(size=2**40)
+    with pytest.raises(JournalError, match="another size"):
+        Patch.from_bytes(struct.pack("<8sHQ", b"SEEDTUNE", 1, 100) + huge.compress(b"x") + huge.flush(1))
+    with pytest.raises(JournalError, match="not a Seedtune patch"):
+        Patch.from_bytes(b"")
+
+
+@pytest.mark.parametrize("name", ["full", "lowrank"])
+def test_the_patches_of_the_documentation_can_be_inspected(name, capsys):
+    assert main(["inspect", str(Path(__file__).parent.parent / "docs" / f"example-{name}.seedtune")]) == 0
+    assert "12 weights in 2 parameters" in " ".join(capsys.readouterr().out.split())
 
 
 def parts(run):

@@ -9,10 +9,12 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 from seedtune.cli.main import main
 from seedtune.errors import JournalError, RunFolderError
+from seedtune.journal import record
 from seedtune.journal.folder import read_lines
 from seedtune.report import comparison_page, run_page
 from seedtune.report.answers import item
@@ -109,6 +111,16 @@ def test_torn_metrics_and_a_torn_journal_lose_a_line(run):
     assert (run / "journal.jsonl").read_bytes()[-1:] != b"\n"  # looked at, never mended
 
 
+def test_a_fleet_has_a_figure_of_its_own(run):
+    lines = read_lines(run / "metrics.jsonl")
+    for line in lines:
+        if "reward" in line:
+            line |= {"fleet/utilisation": 0.75, "fleet/replicas": 2.0, "fleet/lost": 0.0}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    values = figures_of(page_of(run))["fleet"]["data"]["values"]
+    assert [(v["step"], v["utilisation"], v["replicas"]) for v in values] == [(n, 0.75, 2) for n in (1, 2, 3)]
+
+
 def test_a_run_that_goes_on_says_so(run):
     with (run / ".lock").open("w") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
@@ -202,12 +214,32 @@ def test_answers_are_sorted_by_what_became_of_them():
     assert item("p", [("before", old), ("after", old)], ["right"])["kinds"] == ["same"]
 
 
-def browse(page, tmp_path, script=""):
+def test_members_that_were_left_out_leave_a_gap_and_no_blank(run):
+    lines, chain = [], record.ROOT
+    for text in (run / "journal.jsonl").read_text().splitlines():
+        line = {k: v for k, v in json.loads(text).items() if k != "chain"}
+        if line.get("t") == 2:
+            line |= {"rewards": ["nan", *line["rewards"][1:]], "dropped": [0]}
+        sealed, chain = record.seal(line, chain)
+        lines.append(sealed)
+    (run / "journal.jsonl").write_text("".join(lines))
+    second = read(run).members[1]
+    assert second["mean"] == pytest.approx(np.mean([float.fromhex(r) for r in json.loads(lines[2])["rewards"][1:]]))
+
+
+def test_a_method_that_hacked_is_flagged(tmp_path):
+    page = comparison_page.write(comparison(tmp_path)).read_text()
+    assert "es may have hacked the reward: it rose from -100 to -20.0, while right fell from 0.5 to 0.4" in page
+    assert "grpo may have hacked" not in page
+
+
+def browse(page, tmp_path, script="", *options):
     """What a browser makes of the page: its document, and what went to its console."""
     copy = tmp_path / "browsed.html"
     before, after = page.read_text().rsplit("</body>", 1)
     copy.write_text(f"{before}<script>{script}</script></body>{after}")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=20000"]
+    options = [*options, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000"]
+    options.append("--enable-logging=stderr")
     command = [BROWSER, *options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", copy.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
@@ -231,6 +263,25 @@ def test_a_browser_draws_the_figures_and_filters_the_answers(kind, run, tmp_path
     assert console == []
     assert len(re.findall(r'class="item"[^>]*hidden=""', seen)) == (3 if kind == "run" else 1)
     assert "1 shown" in seen
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium or Chrome on this machine")
+@pytest.mark.parametrize("kind", ["run", "comparison"])
+def test_it_fits_a_phone_and_goes_dark(kind, run, tmp_path):
+    page = run_page.write(run) if kind == "run" else comparison_page.write(comparison(tmp_path))
+    script = (
+        "const root = document.documentElement, told = document.createElement('output');"
+        "const colour = getComputedStyle(document.body).backgroundColor;"
+        "told.textContent = `wide ${root.scrollWidth - root.clientWidth} ${colour}`;"
+        "document.body.append(told);"
+    )
+    phone, seen = "--window-size=390,800", r"wide (\d+) rgb\((\d+), (\d+), (\d+)\)"
+    light, dark = (
+        re.search(seen, browse(page, tmp_path, script, phone, *options)[0])
+        for options in ([], ["--blink-settings=preferredColorScheme=0"])
+    )
+    assert int(light[1]) == int(dark[1]) == 0, "nothing is wider than the screen"
+    assert sum(map(int, light.groups()[1:])) > 600 > 200 > sum(map(int, dark.groups()[1:]))
 
 
 def test_a_figure_is_a_png(run):

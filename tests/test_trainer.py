@@ -258,7 +258,7 @@ def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
         said = ""
 
         def iteration(self, step, metrics, sample):
-            with pytest.raises(RunFolderError, match="another process is running") as e:
+            with pytest.raises(RunFolderError, match=rf"in use by process {os.getpid()} on ") as e:
                 trainer(tmp_path).train(resume_from_checkpoint=True)
             self.said = str(e.value)
 

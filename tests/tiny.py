@@ -37,14 +37,16 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_llama(layers: int = 2, tied: bool = False, seed: int = 0, context: int = 256) -> LlamaForCausalLM:
+def tiny_llama(
+    layers: int = 2, tied: bool = False, seed: int = 0, context: int = 256, hidden: int = 32
+) -> LlamaForCausalLM:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=len(tiny_tokenizer()),
-                hidden_size=32,
-                intermediate_size=64,
+                hidden_size=hidden,
+                intermediate_size=2 * hidden,
                 num_hidden_layers=layers,
                 num_attention_heads=4,
                 num_key_value_heads=2,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -11,9 +13,13 @@ from transformers.trainer_callback import DefaultFlowCallback
 
 from .config import ESConfig
 from .engines import models
+from .engines.base import Engine, Sampling
 from .engines.hf import DTYPES, HFEngine
 from .errors import ConfigError, RewardError
+from .es.population import Population
 from .es.update import UpdateRule
+from .fleet.cluster import Cluster
+from .fleet.local import LocalFleet
 from .tasks.reward import Reward
 
 RewardFuncs = str | Callable[..., Any] | Sequence[str | Callable[..., Any]]
@@ -35,6 +41,28 @@ def engine(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | No
     return _engine(loaded, tokenizer or own, name, args)
 
 
+def replica(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, args: ESConfig) -> Engine:
+    """A replica on the engine that the settings name. Raises ConfigError, ModelError."""
+    if args.engine == "hf":
+        return engine(model, tokenizer, args)
+    if not isinstance(model, str):
+        raise ConfigError("engine: vllm loads the model itself: give its name or folder.")
+    if args.restore != "exact" or args.lowrank_vectors:
+        raise ConfigError("engine: vllm has neither restore: subtract nor lowrank_vectors: use engine: hf for those.")
+    from .engines.vllm import VLLMEngine
+
+    load = {"revision": args.model_revision, "trust_remote_code": args.trust_remote_code, "dtype": args.dtype}
+    how = {name: value for name, value in _settings(args).items() if name != "device"}
+    return VLLMEngine(
+        model,
+        load=load,
+        how=how,
+        members=args.population_size,
+        rows=args.generation_batch_size,
+        memory=args.vllm_gpu_memory_utilization,
+    )
+
+
 def on_top(engine: HFEngine, args: ESConfig) -> HFEngine:
     """A replica whose base is another's centre, in full precision; it saves as the other would."""
     for name, tensor in engine.centre_in_full().items():
@@ -48,24 +76,65 @@ def on_top(engine: HFEngine, args: ESConfig) -> HFEngine:
 
 
 def _engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, args: ESConfig) -> HFEngine:
-    return HFEngine(
-        model,
-        tokenizer,
-        name=name,
+    return HFEngine(model, tokenizer, name=name, **_settings(args))
+
+
+def _settings(args: ESConfig) -> dict[str, Any]:
+    """What an engine takes of them."""
+    return {
+        "seed": args.seed,
+        "sigma": args.fixed_sigma,
+        "dtype": args.dtype,
+        "device": args.device,
+        "scope": args.scope,
+        "noise": args.noise,
+        "restore": args.restore,
+        "master": args.master_dtype,
+        "rank": args.rank if args.perturbation == "lowrank" else None,
+        "lowrank_vectors": args.lowrank_vectors,
+        "rule": update_rule(args),
+        "threads": args.threads,
+        "chat_template_kwargs": args.chat_template_kwargs,
+        "generation_memory": args.generation_memory,
+        "keep_base": args.drift_samples > 0 and args.restore == "exact",
+    }
+
+
+def fleet(
+    own: Engine,
+    model: str | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    args: ESConfig,
+    sampling: Sampling,
+    note: Callable[[str], None],
+) -> LocalFleet:
+    """Who answers: `own` itself, or replicas on a Ray cluster. Raises ConfigError, FleetError."""
+    population, size = Population(args.population_size, args.antithetic), args.chunk_size or 1
+    if args.fleet == "local":
+        return LocalFleet(own, population, sampling, chunk_size=size, seed=args.seed)
+    if not isinstance(model, str):
+        raise ConfigError("fleet: ray loads the model on every node: give its name or a folder that all nodes see.")
+    if args.restore != "exact":
+        raise ConfigError("fleet: ray needs restore: exact, as replicas that drift apart would not hold one centre.")
+    cluster = Cluster(args.replicas, args.address, args.replica_cpus, args.replica_gpus, args.replica_timeout)
+    cluster.secure()
+    try:
+        from .fleet.ray import RayFleet
+    except ImportError as e:
+        raise ConfigError('fleet: ray needs Ray: pip install "seedtune[ray]".') from e
+    theirs = dataclasses.replace(args, threads=args.replica_cpus, drift_samples=0, sigma=args.fixed_sigma or 1.0)
+    return RayFleet(
+        own,
+        population,
+        sampling,
+        chunk_size=size,
         seed=args.seed,
-        sigma=args.fixed_sigma,
-        dtype=args.dtype,
-        device=args.device,
-        scope=args.scope,
-        noise=args.noise,
-        restore=args.restore,
-        rank=args.rank if args.perturbation == "lowrank" else None,
-        lowrank_vectors=args.lowrank_vectors,
-        rule=update_rule(args),
-        threads=args.threads,
-        chat_template_kwargs=args.chat_template_kwargs,
-        generation_memory=args.generation_memory,
-        keep_base=args.drift_samples > 0 and args.restore == "exact",
+        cluster=cluster,
+        make=partial(replica, tokenizer=tokenizer, args=theirs),
+        model=model,
+        files=models.files(model) if args.share_model else None,
+        spare=args.drop_stragglers,
+        note=note,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from .errors import ConfigError
 from .es.shaping import SHAPINGS
 from .es.update import OPTIMIZERS
+from .values import coerce, one_of
 
 C = TypeVar("C")
 
@@ -135,6 +135,11 @@ class ESConfig:
     scope: str = setting("Evolution strategies", "which weights move: all, linear, or a regex on names", "all")
     noise: str = setting("Evolution strategies", "iid, or shared (restarts at every layer, as the paper's code)", "iid")
     restore: str = setting("Evolution strategies", "exact, or subtract (least memory, lossy)", "exact")
+    master_dtype: str = setting(
+        "Evolution strategies",
+        "the centre's copy: float32, or bfloat16 (half the size, stochastic rounding)",
+        "float32",
+    )
     seed: int = setting("Evolution strategies", "the run's seed", 42)
 
     optimizer: str = setting("Update", "sgd (the paper's), momentum or adam", "sgd")
@@ -161,6 +166,35 @@ class ESConfig:
     reward_workers: int = setting("Rewards", "scoring processes; 0: in this process, no limit", 1, learning=False)
     reward_timeout: float = setting("Rewards", "seconds without a result before the run stops", 60.0, learning=False)
 
+    fleet: str = setting("Fleet", "local, or ray: replicas in their own processes or machines", "local", learning=False)
+    replicas: int = setting("Fleet", "with ray: how many", 1, learning=False)
+    address: str | None = setting(
+        "Fleet",
+        "with ray: the cluster to join (auto: the one on this machine); default: start one",
+        None,
+        learning=False,
+    )
+    replica_cpus: int = setting("Fleet", "with ray: cores, and threads, of a replica", 1, learning=False)
+    replica_gpus: float = setting("Fleet", "with ray: GPUs of a replica", 0.0, learning=False)
+    replica_timeout: float = setting(
+        "Fleet", "with ray: seconds without an answer before a replica counts as lost", 600.0, learning=False
+    )
+    share_model: bool = setting(
+        "Fleet", "with ray: send the model's files to nodes that do not see its folder, once", False, learning=False
+    )
+    drop_stragglers: int = setting(
+        "Fleet",
+        "with ray: members that an iteration may leave out when it waits for slow replicas only; journaled",
+        0,
+        learning=False,
+    )
+
+    engine: str = setting(
+        "Model", "what generates: hf (transformers), or vllm (lowrank: scope all is linear)", "hf", learning=False
+    )
+    vllm_gpu_memory_utilization: float = setting(
+        "Model", "with vllm: share of the GPU's memory that it may take", 0.9, learning=False
+    )
     model_revision: str | None = setting("Model", "branch, tag or commit on the Hub", None)
     trust_remote_code: bool = setting("Model", "run code that comes with the model", False, learning=False)
     dtype: str = setting("Model", "precision of inference: bfloat16, float16 or float32", "bfloat16")
@@ -175,6 +209,8 @@ class ESConfig:
             object.__setattr__(self, "stop_at", [self.stop_at])
         self._check_kinds()
         self._check_ranges()
+        if self.engine == "vllm" and self.perturbation == "lowrank" and self.scope == "all":
+            object.__setattr__(self, "scope", "linear")  # what vLLM's adapters can carry
 
     @property
     def alpha(self) -> float:
@@ -190,19 +226,22 @@ class ESConfig:
 
     def _check_kinds(self) -> None:
         for f in dataclasses.fields(self):
-            object.__setattr__(self, f.name, _coerce(f.name, str(f.type), getattr(self, f.name)))
+            object.__setattr__(self, f.name, coerce(f.name, str(f.type), getattr(self, f.name)))
 
     def _check_ranges(self) -> None:
-        _one_of("fitness_shaping", self.fitness_shaping, [*SHAPINGS])
-        _one_of("optimizer", self.optimizer, [*OPTIMIZERS])
-        _one_of("perturbation", self.perturbation, ["full", "lowrank"])
-        _one_of("noise", self.noise, ["iid", "shared"])
-        _one_of("restore", self.restore, ["exact", "subtract"])
-        _one_of("dtype", self.dtype, ["bfloat16", "float16", "float32"])
+        one_of("fitness_shaping", self.fitness_shaping, [*SHAPINGS])
+        one_of("optimizer", self.optimizer, [*OPTIMIZERS])
+        one_of("perturbation", self.perturbation, ["full", "lowrank"])
+        one_of("noise", self.noise, ["iid", "shared"])
+        one_of("restore", self.restore, ["exact", "subtract"])
+        one_of("master_dtype", self.master_dtype, ["float32", "bfloat16"])
+        one_of("engine", self.engine, ["hf", "vllm"])
+        one_of("fleet", self.fleet, ["local", "ray"])
+        one_of("dtype", self.dtype, ["bfloat16", "float16", "float32"])
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device is auto, cpu, cuda or cuda:N, got {self.device!r}.")
         for name in self.reporters:
-            _one_of("report_to", name, ["tensorboard", "wandb", "trackio"])
+            one_of("report_to", name, ["tensorboard", "wandb", "trackio"])
         if not isinstance(self.sigma, str) and self.sigma <= 0:
             raise ConfigError(
                 f"sigma must be greater than 0, got {self.sigma:g}: with no noise all members are the same model. "
@@ -215,6 +254,8 @@ class ESConfig:
             )
         if self.perturbation == "lowrank" and self.restore == "subtract":
             raise ConfigError("restore: subtract is for perturbation: full; low-rank members never change the weights.")
+        if self.restore == "subtract" and self.master_dtype != "float32":
+            raise ConfigError("restore: subtract keeps no master copy, so there is no master_dtype to choose.")
         if self.antithetic and self.population_size % 2:
             raise ConfigError(f"antithetic members come in pairs: population_size {self.population_size} is odd.")
         if self.weight_decay and self.anchor_decay:
@@ -281,66 +322,17 @@ _AT_LEAST = {
     "generation_memory": 0,
     "reward_workers": 0,
     "reward_timeout": 0.001,
+    "replicas": 1,
+    "replica_cpus": 1,
+    "replica_gpus": 0,
+    "replica_timeout": 1,
+    "drop_stragglers": 0,
     "threads": 1,
     "weight_decay": 0,
     "anchor_decay": 0,
     "learning_rate": 0,
 }
 
-
-def _one_of(name: str, value: str, choices: list[str]) -> None:
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}; got {value!r}.{hint}")
-
-
-def _coerce(name: str, kind: str, value: Any) -> Any:
-    """`value` as the kind that the field declares. YAML reads 1e-3 as text, so text that is a number counts as one."""
-    if value is None and "None" in kind:
-        return None
-    base = kind.replace(" | None", "")
-    try:
-        if base == "bool" and isinstance(value, bool):
-            return value
-        if base == "int" and not isinstance(value, bool) and (not isinstance(value, float) or value.is_integer()):
-            return int(value)
-        if base == "float | str" and isinstance(value, str) and value.strip().lower() == "auto":
-            return "auto"
-        if base in ("float", "float | str") and not isinstance(value, bool):
-            number = float(value)
-            if not math.isfinite(number):
-                raise ValueError
-            return number
-        if base == "str" and isinstance(value, str):
-            return value
-        if base == "list[float]" and isinstance(value, list | tuple):
-            numbers = [float(v) for v in value]
-            if not all(map(math.isfinite, numbers)):
-                raise ValueError
-            return numbers
-        if base == "list[str]" and isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-            return list(value)
-        if base == "dict[str, Any]" and isinstance(value, Mapping):
-            return dict(value)
-        if base == "str | list[str]" and isinstance(value, str | list | tuple):
-            return value if isinstance(value, str) else [str(v) for v in value]
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise ConfigError(f"{name} must be {_KINDS.get(base, base)}, got {value!r} ({type(value).__name__}).")
-
-
-_KINDS = {
-    "bool": "true or false",
-    "int": "a whole number",
-    "float": "a finite number",
-    "float | str": "a finite number, or auto",
-    "str": "text",
-    "list[float]": "a list of numbers",
-    "list[str]": "a list of texts",
-    "dict[str, Any]": "a mapping",
-    "str | list[str]": "a text or a list of texts",
-}
 
 Rule = tuple[str, str, float]
 OPERATORS: dict[str, Callable[[float, float], bool]] = {

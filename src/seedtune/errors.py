@@ -39,5 +39,9 @@ class JournalError(SeedtuneError):
     """The journal is damaged, or does not belong to this run."""
 
 
+class FleetError(SeedtuneError):
+    """Replicas cannot be started, differ from one another, or are gone."""
+
+
 class SaveError(SeedtuneError, OSError):
     """Writing to disk failed; what was there before is untouched."""

@@ -87,6 +87,7 @@ class Run:
                 )
         self._journal = journal
         self.history = self.folder.metrics(until=self.step)
+        write_text(self.folder.path / "config.resolved.yaml", to_yaml(self.args))  # max_steps and the like may be new
         note(f"Resumed after iteration {self.step}.")
 
     def _from_checkpoint(self, journal: Journal, note: Callable[[str], None]) -> int:
@@ -110,7 +111,8 @@ class Run:
 
     def sigma_of_journal(self) -> float:
         """The sigma that a run in the folder was started with. Raises JournalError."""
-        journal, _ = Journal.read(self.folder.path)
+        self.folder.check(resume=True)
+        journal, _ = Journal.read(self.folder.path, mend=False)
         return float(journal.header["config"]["sigma"])
 
     # --- going on -----------------------------------------------------------------------------------------------------

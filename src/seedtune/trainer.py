@@ -24,7 +24,7 @@ from .es.population import Population
 from .evaluate.audit import hacking
 from .evaluate.drift import drift, to_draw
 from .fleet.answers import Answers
-from .fleet.local import Beside, Interrupted, LocalFleet
+from .fleet.local import Beside, Interrupted
 from .interrupts import Interrupts
 from .journal.folder import write_lines
 from .journal.record import Iteration
@@ -85,7 +85,7 @@ class ESTrainer:
             )
         handlers = build.callbacks(args, callbacks)
 
-        self.engine = build.engine(model, processing_class, args)
+        self.engine = build.replica(model, processing_class, args)
         self.model, self.processing_class = self.engine.model, self.engine.tokenizer
         longest = self.prompts.encode(self.engine, args.max_completion_length)
         rows = args.generation_batch_size or self.engine.rows_that_fit(longest)
@@ -94,9 +94,10 @@ class ESTrainer:
         self.args = dataclasses.replace(args, learning_rate=rate, generation_batch_size=rows, chunk_size=chunk)
         self.population = Population(args.population_size, args.antithetic)
         sampling = Sampling(args.max_completion_length, args.temperature, args.top_p, args.top_k, rows_at_once=rows)
-        self.fleet = LocalFleet(self.engine, self.population, sampling, chunk_size=chunk, seed=args.seed)
-        self.run = Run(self.args, self.fleet, [r.name for r in self.rewards], self.prompts.digest())
         self.progress = progress if progress is not None else display()
+        self.fleet = build.fleet(self.engine, model, processing_class, self.args, sampling, self.progress.note)
+        self._scorer(evaluation=True).close()  # says now whether the functions can be sent to other processes
+        self.run = Run(self.args, self.fleet, [r.name for r in self.rewards], self.prompts.digest())
         self.state = TrainerState(max_steps=args.max_steps, is_local_process_zero=True, is_world_process_zero=True)
         self.control = TrainerControl()
         self.callback_handler = CallbackHandler(handlers, self.model, self.processing_class, None, None)
@@ -144,6 +145,7 @@ class ESTrainer:
                 raise
             finally:
                 self.progress.stop()
+                self.fleet.close()
                 self.run.folder.release()
         last = self.run.evaluations[-1] if self.run.evaluations else {}
         return TrainResult(self.run.step, last, why, stopped)
@@ -193,11 +195,13 @@ class ESTrainer:
         answers = self.fleet.evaluate(members, questions, scorer, t, self._state_for_rewards(), self.progress.rows)
         rewards_M_P = answers.total_M_P(self.weights)
         coefficients = update.coefficients(members, self._fitness(rewards_M_P))
+        started = time.perf_counter()
         norm = self.run.update(t, coefficients, self.args.alpha)
-        metrics = self._metrics(answers, norm)
-        rewards_M = tuple(shaping.member_rewards(rewards_M_P))
         digest = self.fleet.digest()
-        self.run.record(Iteration(t, rewards_M, coefficients, self.args.alpha, questions.indices, digest), metrics)
+        metrics = {**self._metrics(answers, norm), "time/update": time.perf_counter() - started}
+        rewards_M = tuple(shaping.member_rewards(rewards_M_P))
+        done = Iteration(t, rewards_M, coefficients, self.args.alpha, questions.indices, digest, answers.dropped)
+        self.run.record(done, metrics)
         self._show(t, answers, metrics)
 
     def _fitness(self, rewards_M_P: shaping.Floats) -> shaping.Floats:
@@ -244,6 +248,7 @@ class ESTrainer:
             return f"A callback ended the run after iteration {t}."
         if not self.run.evaluations or self.run.evaluations[-1]["step"] != t:
             return None
+        self._check_rules(self.run.evaluations[-1])
         for metric, operator, bound in map(parse_rule, self.args.stop_at):
             value = self.run.evaluations[-1][metric]
             if OPERATORS[operator](value, bound):
@@ -275,15 +280,19 @@ class ESTrainer:
         answers, metrics = self._centre(scorer, drawn)
         more = {**(drift(self.engine, drawn) if samples else {}), **self._audit(answers)}
         metrics |= {f"eval/{name}": value for name, value in more.items()}
-        for metric, *_ in map(parse_rule, self.args.stop_at):
-            if metric not in metrics:
-                raise ConfigError(f"stop_at: evaluation has no metric {metric!r}; it has: {', '.join(metrics)}.")
+        self._check_rules(metrics)
         metrics["time/evaluate"] = time.perf_counter() - started
         self.run.record_evaluation(answers, self.weights, metrics)
         self.state.log_history.append({"step": self.run.step, **metrics})
         self.progress.evaluated(self.run.step, metrics)
         self._call("on_log", logs={name.replace("eval/", "eval_", 1): value for name, value in metrics.items()})
         self._call("on_evaluate", metrics=metrics)
+
+    def _check_rules(self, metrics: Mapping[str, Any]) -> None:
+        for metric, *_ in map(parse_rule, self.args.stop_at):
+            if metric not in metrics:
+                known = ", ".join(name for name in metrics if name.startswith("eval/"))
+                raise ConfigError(f"stop_at: evaluation has no metric {metric!r}; it has: {known}.")
 
     def _audit(self, answers: Answers) -> dict[str, float]:
         """`hacked`: 1 when the reward has risen since the first evaluation while a truth fell."""
@@ -307,7 +316,7 @@ class ESTrainer:
 
     def _scorer(self, evaluation: bool) -> Scorer:
         functions = [*self.rewards, *(self.eval_only if evaluation else [])]
-        return Scorer(functions, workers=self.args.reward_workers, timeout=self.args.reward_timeout)
+        return self.fleet.scorer(functions, workers=self.args.reward_workers, timeout=self.args.reward_timeout)
 
     def _call(self, event: str, **kwargs: Any) -> None:
         self.control = self.callback_handler.call_event(event, self.args, self.state, self.control, **kwargs)
@@ -326,6 +335,7 @@ class ESTrainer:
             "es/update_norm": norm,
             "tokens_per_second": answers.new_tokens / max(seconds.get("generate", 0.0), 1e-9),
             **{f"time/{name}": value for name, value in seconds.items()},
+            **self.fleet.metrics(),
         }
 
     def _facts(self) -> list[tuple[str, str]]:
@@ -341,5 +351,6 @@ class ESTrainer:
             ("population", f"{a.population_size} {kind} members{mirrored}, {asked} prompts each an iteration"),
             ("step", f"sigma {a.sigma:g}, learning rate {a.alpha:g}, {a.optimizer}"),
             ("reward", ", ".join(r.name for r in self.rewards)),
+            *([("fleet", f"Ray, {a.replicas} replicas, {a.replica_cpus} threads each")] if a.fleet == "ray" else []),
             ("output", str(self.run.folder.path)),
         ]

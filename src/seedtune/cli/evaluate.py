@@ -2,7 +2,8 @@
 
 Greedy answers give the rewards; `--samples` responses a prompt, drawn at --temperature, give pass@k and the KL from the
 base model (Schulman's k3, nats a token). Intervals are 95 %. A run is measured at its newest checkpoint, or rebuilt
-from its journal when it has none; a patch is applied to its base.
+from its journal when it has none; a patch is applied to its base. Both are measured on what they were trained for,
+unless --task or --dataset_name says otherwise.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, JournalError
 from ..journal.folder import write_text
 from ..recipe import RunConfig, data_and_rewards, first, resolve
 from .options import add_flags, given, refuse_unknown
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 HELP = "measure a model, a run or a patch on a task or a dataset"
 _FLAGS = (
-    "task dataset_name dataset_config dataset_train_split max_eval_samples reward_funcs eval_funcs reward_weights "
-    "max_completion_length "
+    "task dataset_name dataset_config dataset_train_split dataset_test_split max_eval_samples reward_funcs eval_funcs "
+    "reward_weights max_completion_length "
     "temperature top_p top_k generation_batch_size chat_template_kwargs reward_workers reward_timeout model_revision "
     "trust_remote_code dtype device threads seed"
 ).split()
@@ -47,12 +48,13 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
 
     from .. import build
     from ..report.measured import measured
-    from ..targets import located
+    from ..targets import located, own_settings
 
     refuse_unknown(rest)
     if parsed.samples < 0 or min(parsed.k) < 1:
         raise ConfigError("--samples is at least 0, and every --k at least 1.")
-    flags = {"temperature": 1.0, **given(parsed)}
+    flags = given(parsed)
+    flags = {"temperature": 1.0, **own_settings(parsed.model, flags), **flags}
     # `subtract` keeps no master copy, and nothing is perturbed here.
     fixed = {"restore": "subtract", "drift_samples": 0}
     args = resolve({}, {**flags, **fixed})
@@ -61,10 +63,16 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     others = {key: value for key, value in flags.items() if key not in own}
     probe = resolve({}, {**others, **fixed, "task": parsed.probe}) if parsed.probe else None
     data_and_rewards(args)  # complains before a model is loaded
-    with located(parsed.model) as (name, own_base):
-        base = parsed.base or own_base
-        engines: dict[str, Engine] = {"base": build.engine(base, None, args)} if base else {}
-        engines["model"] = build.engine(name, None, args)
+    for left_out in _left_out(parsed, args):
+        print(f"Note: {left_out}.")
+    with located(parsed.model, parsed.base) as target:
+        engines: dict[str, Engine] = {"base": build.engine(target.base, None, args)} if target.base else {}
+        if engines and not parsed.base and target.digest not in (None, engines["base"].describe()["digest"]):
+            raise JournalError(
+                f"{target.base!r} is not the model that {parsed.model} began as (its digest is not {target.digest}): "
+                "say where that one is with --base, or which --model_revision it was."
+            )
+        engines["model"] = build.engine(target.model, None, args)
         found = _measure(engines, parsed, args, probe)
     table = {who: result.estimates for who, result in found.items()}
     Console(highlight=False).print(measured({who: r.greedy for who, r in found.items()}, table))
@@ -72,6 +80,18 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
         everything = {who: result.to_json() for who, result in reversed(found.items())}
         write_text(Path(parsed.json), json.dumps(everything, indent=2, default=str) + "\n")
     return 0
+
+
+def _left_out(parsed: argparse.Namespace, args: RunConfig) -> list[str]:
+    """What was asked for and cannot be had."""
+    if not parsed.samples:
+        return []
+    if args.temperature == 0:
+        return ["temperature 0 draws no samples, so there is neither pass@k nor KL"]
+    found = [f"pass@{k} needs at least {k} samples" for k in parsed.k if k > parsed.samples]
+    if args.top_p < 1 or args.top_k:
+        found.append("with top_p or top_k samples are not the model's own, so there is no KL")
+    return found
 
 
 def _measure(

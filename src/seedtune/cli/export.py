@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .options import refuse_unknown
 
@@ -35,4 +37,6 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
 def stands_for(base: dict[str, object]) -> int:
     """Bytes of the model's weights as a checkpoint."""
     size = {"bfloat16": 2, "float16": 2, "float32": 4}.get(str(base["base_dtype"]), 4)
-    return int(str(base["parameters"])) * size
+    scope: Any = base["scope"]
+    weights = base.get("parameters") or sum(math.prod(shape) for _, _, shape in scope)
+    return int(str(weights)) * size

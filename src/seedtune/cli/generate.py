@@ -19,6 +19,7 @@ _FLAGS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="Hub id, folder, checkpoint, run folder, patch, or GGUF file")
     parser.add_argument("prompts", metavar="PROMPT", nargs="*", help="what to ask")
+    parser.add_argument("--base", metavar="MODEL", help="where the base model of a patch or a run is, if it moved")
     parser.add_argument("--raw", action="store_true", help="no chat template: continue the text as it stands")
     add_flags(parser, only=_FLAGS)
 
@@ -27,16 +28,18 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     from .. import build
     from ..engines.base import Sampling
     from ..recipe import resolve
-    from ..targets import located
+    from ..targets import located, own_settings
 
     refuse_unknown(rest)
     # `subtract` keeps no master copy, and nothing is perturbed here.
-    args = resolve({}, {**given(parsed), "restore": "subtract", "drift_samples": 0})
+    flags = given(parsed)
+    own = {k: v for k, v in own_settings(parsed.model, flags).items() if k in _FLAGS}
+    args = resolve({}, {**own, **flags, "restore": "subtract", "drift_samples": 0})
     asked = parsed.prompts or ([] if sys.stdin.isatty() else [line.rstrip("\n") for line in sys.stdin if line.strip()])
     if not asked or not all(text.strip() for text in asked):
         raise DataError("there is no prompt: give one on the command line, or one a line on standard input.")
-    with located(parsed.model) as (name, _):
-        engine = build.engine(name, None, args)
+    with located(parsed.model, parsed.base) as target:
+        engine = build.engine(target.model, None, args)
     chat = bool(engine.tokenizer.chat_template) and not parsed.raw
     contents = [[{"role": "user", "content": text}] if chat else text for text in asked]
     prompts = engine.encode(contents, args.max_completion_length)

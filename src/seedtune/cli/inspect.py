@@ -9,6 +9,7 @@ from pathlib import Path
 from .export import stands_for
 from .options import refuse_unknown
 
+_SETTINGS = ("seed", "sigma", "learning_rate", "optimizer", "noise")
 HELP = "print what a patch or a journal holds"
 
 
@@ -23,15 +24,15 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     patch = load(parsed.file)
     base, config = patch.header["base"], patch.header["config"]
     size = len(patch.to_bytes())
+    of = f" of {base['parameters']:,}" if "parameters" in base else ""
     rank = f"rank {config['rank']}" if config["perturbation"] == "lowrank" else "full rank"
-    norms = f"{abs(patch.coefficients_T_N).max():.3g} at most"
     facts = {
         "file": f"{parsed.file} ({size:,} bytes as a patch; the weights have {stands_for(base):,})",
         "base model": f"{base['model']}, digest {base['digest']}, {base['base_dtype']}",
-        "moves": f"{base['moved']:,} of {base['parameters']:,} weights in {len(base['scope'])} parameters",
+        "moves": f"{patch.moved:,}{of} weights in {len(base['scope'])} parameters",
         "iterations": f"{len(patch)}, {patch.coefficients_T_N.shape[1]} members each, {rank}",
-        "settings": ", ".join(f"{k} {config[k]}" for k in ("seed", "sigma", "learning_rate", "optimizer", "noise")),
-        "coefficients": norms,
+        "settings": ", ".join(f"{k} {config[k]}" for k in _SETTINGS if k in config),
+        "coefficients": f"{abs(patch.coefficients_T_N).max():.3g} at most",
         "weights after": patch.digest(len(patch)),
         "made by": ", ".join(f"{k} {v}" for k, v in patch.header.get("software", {}).items()),
     }

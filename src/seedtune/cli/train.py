@@ -28,9 +28,11 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     file = parsed.config or (_own_config(flags) if parsed.resume else None)
     args = resolve(config_file.read(file) if file else {}, flags)
     if parsed.dry_run:
-        RunFolder(args.output_dir).check(resume=parsed.resume)
+        folder = RunFolder(args.output_dir)
+        folder.check(resume=parsed.resume)
         text = config_file.to_yaml(args)
-        write_text(RunFolder(args.output_dir).path / "config.resolved.yaml", text)
+        if not folder.has_journal:  # a run that is there keeps the settings that it was started with
+            write_text(folder.path / "config.resolved.yaml", text)
         print(text, end="")
         return 0
     from ..trainer import ESTrainer

@@ -73,6 +73,7 @@ def _train(cell: dict[str, Any], parts: dict[str, Any], folder: Path) -> None:
         settings=cell["settings"],
         folder=folder,
         shared=shared,
+        reward_weights=resolve({}, shared).reward_weights,
     )
     found(cell["function"])(trainee)
     if not (folder / "checkpoints.jsonl").exists():

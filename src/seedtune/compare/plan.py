@@ -42,7 +42,7 @@ class Cell:
 class Comparison:
     """`generations` completions of training a cell, looked at `evaluations` times, evenly; `samples` responses a prompt
     for KL; `target` is a reward to reach, `truth` the name of what is truly meant. `shared` holds for all: model, data,
-    rewards, lengths.
+    rewards, lengths; `asked` is all that was given.
     """
 
     shared: RunConfig
@@ -53,6 +53,7 @@ class Comparison:
     target: float | None
     truth: str | None
     cells: tuple[Cell, ...]
+    asked: Mapping[str, Any]
 
 
 def comparison(values: Mapping[str, Any]) -> Comparison:
@@ -100,6 +101,7 @@ def comparison(values: Mapping[str, Any]) -> Comparison:
         None if target is None else float(target),
         Reward(truths[0]).name if truths else None,
         tuple(cells),
+        values,
     )
 
 

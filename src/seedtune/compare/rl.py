@@ -67,6 +67,10 @@ def _train(trainee: Trainee, kind: str, own: dict[str, Any]) -> None:
         "use_cpu": cpu,
         "bf16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if cpu else torch.cuda.is_bf16_supported(),
     }
+    if trainee.reward_weights:
+        fixed["reward_weights"] = trainee.reward_weights
+    if template := trainee.shared.get("chat_template_kwargs"):
+        fixed["chat_template_kwargs"] = dict(template)
     try:
         args = getattr(trl, f"{kind}Config")(**{**settings, **fixed})
     except (TypeError, ValueError) as e:

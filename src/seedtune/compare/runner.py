@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from ..environment import environment
 from ..errors import RunFolderError, SaveError
 from ..journal.folder import read_lines, write_text
 from ..report.comparison_page import NAME
@@ -38,6 +41,8 @@ def run(comparison: Comparison, folder: Path, on_progress: Callable[[Cell, int],
     cells = [BASE, *comparison.cells]
     for cell in cells:
         _prepare(comparison, cell, folder / cell.folder)
+    asked = {**comparison.asked, "output_dir": str(folder)}
+    write_text(folder / "compare.yaml", yaml.safe_dump(asked, sort_keys=False))
     outcomes: list[Outcome] = []
     for cell in cells:
         outcomes.append(_outcome(cell, folder / cell.folder, on_progress))
@@ -115,6 +120,7 @@ def summary(comparison: Comparison, outcomes: list[Outcome]) -> dict[str, Any]:
         "samples": comparison.samples,
         "target": comparison.target,
         "truth": comparison.truth,
+        "environment": environment(),
         "planned": [cell.folder for cell in comparison.cells],
         "cells": [
             {

@@ -15,7 +15,8 @@ from ..errors import SeedtuneError
 @dataclass
 class Trainee:
     """One cell while it trains. `train(trainee)` of a method trains `model` on `train_dataset` (a list of rows with a
-    `prompt`) for `reward_funcs` (callables with TRL's signature), generates at most `generations` completions of at
+    `prompt`) for `reward_funcs` (callables with TRL's signature; their sum, weighted where there are `reward_weights`),
+    generates at most `generations` completions of at
     most `max_completion_length` tokens, and calls `checkpoint` when `due` says so.
     """
 
@@ -29,6 +30,7 @@ class Trainee:
     settings: Mapping[str, Any]
     folder: Path
     shared: Mapping[str, Any] = field(default_factory=dict)
+    reward_weights: list[float] | None = None
     _started: float | None = None
     _paused: float = 0.0
     _done: int = 0

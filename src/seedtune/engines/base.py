@@ -66,7 +66,11 @@ OnCompletions = Callable[[Mapping[int, Completion]], None]
 
 
 class Engine(Protocol):
-    """One replica."""
+    """One replica. `model` and `tokenizer` are transformers', `texts` stands between text and tokens."""
+
+    model: Any
+    tokenizer: Any
+    texts: Any
 
     def encode(self, prompts: Sequence[Any], max_completion_length: int, *, cut: bool = False) -> list[Prompt]:
         """Tokenise prompts. Raises DataError for one that does not fit the model's context; `cut`: shortens it."""
@@ -92,6 +96,11 @@ class Engine(Protocol):
 
         `on_completions` is called as rows end, in an order that depends on the same alone.
         """
+        ...
+
+    @property
+    def sigma(self) -> float:
+        """The scale of members' noise."""
         ...
 
     def set_sigma(self, sigma: float) -> None:

@@ -42,10 +42,10 @@ _MOST_ROWS = {"cpu": 128, "cuda": 256}
 class HFEngine:
     """Holds a model and its centre.
 
-    `dtype` is the precision of inference; checkpoints are written in the dtype that the model came in. `device` is
-    `auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`. With a `rank` members are low-rank and share batches.
-    `generation_memory` is in GB; `keep_base` keeps a copy of the weights that move, as they came. The model's own
-    sampling defaults (its `generation_config`) are not used.
+    `dtype` is the precision of inference, `master` that of the centre's own copy; checkpoints are written in the dtype
+    that the model came in. `device` is `auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`. With a `rank`
+    members are low-rank and share batches. `generation_memory` is in GB; `keep_base` keeps a copy of the weights that
+    move, as they came. The model's own sampling defaults (its `generation_config`) are not used.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class HFEngine:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         generation_memory: float | None = None,
         keep_base: bool = False,
+        master: str = "float32",
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
@@ -88,7 +89,7 @@ class HFEngine:
         self.model.to(self.device)
         install_attention(self.model)
         how: dict[str, Any] = {"seed": seed, "sigma": sigma, "dtype": self._dtype, "noise": noise, "rule": rule}
-        how["keep_base"] = keep_base
+        how |= {"keep_base": keep_base, "master": DTYPES[master]}
         if rank is None:
             chosen = select(model, scope)
             self._kept, self.left_out = self._cast_the_rest(chosen), {}
@@ -131,7 +132,8 @@ class HFEngine:
         queries = getattr(config, "num_attention_heads", None) or 1
         heads = getattr(config, "num_key_value_heads", None) or queries
         width = getattr(config, "head_dim", None) or hidden // queries
-        row = 2 * layers * heads * width * tokens * self._dtype.itemsize + 12 * config.vocab_size + 16 * hidden
+        keys = 3 * layers * heads * width * tokens * self._dtype.itemsize  # two, and half as much for shared prefixes
+        row = keys + 12 * config.vocab_size + 16 * hidden
         rows = int(self._memory() // row)
         if not rows:
             raise ConfigError(
@@ -162,6 +164,10 @@ class HFEngine:
     def restore(self) -> None:
         self.centre.restore()
         self._members = []
+
+    @property
+    def sigma(self) -> float:
+        return self.centre.sigma
 
     def set_sigma(self, sigma: float) -> None:
         self.restore()

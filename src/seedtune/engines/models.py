@@ -53,6 +53,15 @@ def where(name: str) -> str:
     return str(embedded_model()) if name.lower() == EMBEDDED else name
 
 
+def files(name: str) -> dict[str, bytes]:
+    """What a model's folder holds: safetensors, configuration, tokenizer; no pickles. Raises ModelError."""
+    folder = Path(where(name)).expanduser()
+    if not folder.is_dir():
+        raise ModelError(f"share_model sends a folder, and {name!r} is none here: give model_name_or_path a folder.")
+    pickles = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file() and p.suffix not in pickles}
+
+
 def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer alone, for a model object that the user loaded. Raises ModelError."""
     try:

@@ -22,10 +22,9 @@ def drift(engine: Engine, drawn: Beside | None) -> dict[str, float]:
     """`kl` from the base in nats a token with `kl_ci95`, from the responses that were drawn; the `distance` of the
     weights from the base; the `perplexity` of the probe. None drawn: before the first update, when nothing has moved.
     """
-    measured = {"kl": 0.0, "kl_ci95": 0.0, "distance": 0.0}
-    if drawn is not None:
+    measured = {"kl": 0.0, "kl_ci95": 0.0, "distance": 0.0, "perplexity": perplexity(engine)}
+    if drawn is not None:  # the base comes last: weights are packed anew for it
         kl = divergence(engine, drawn.prompts, [drawn.completions[n] for n in range(len(drawn.prompts))])
-        measured = {"kl": kl.mean, "kl_ci95": kl.half, "distance": engine.distance()}
-    measured["perplexity"] = perplexity(engine)
+        measured |= {"kl": kl.mean, "kl_ci95": kl.half, "distance": engine.distance()}
     engine.restore()
     return {name: value for name, value in measured.items() if value == value}

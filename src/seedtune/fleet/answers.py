@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +45,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Answers:
-    """Completions [member][prompt] and rewards_F_M_P [function, member, prompt] (NaN: left out by the function)."""
+    """Completions [member][prompt] and rewards_F_M_P [function, member, prompt] (NaN: left out by the function). A
+    member in `dropped` was left out of the iteration: it has no completions and no rewards.
+    """
 
     questions: Questions
     names: tuple[str, ...]
@@ -54,6 +56,7 @@ class Answers:
     extra: dict[str, list[list[Any]]]
     logged: dict[str, float]
     seconds: Mapping[str, float]
+    dropped: tuple[int, ...] = ()
 
     @staticmethod
     def collect(
@@ -63,6 +66,7 @@ class Answers:
         pieces: Sequence[Piece],
         scored: Sequence[Sequence[Scores]],
         seconds: Mapping[str, float],
+        dropped: Collection[int] = (),
     ) -> Answers:
         """Put the pieces where they belong: members and prompts in their own order."""
         shape = (len(rewards), len(members), len(questions.prompts))
@@ -82,9 +86,12 @@ class Answers:
                         cells[m][row] = value
             for (m, row), completion in zip(piece.places, piece.completions, strict=True):
                 completions[m][row] = completion
+        for m in dropped:  # whole members: means over different prompts would not be comparable
+            completions[m] = []
+            rewards_F_M_P[:, m] = np.nan
         logged = {name: float(np.mean(values)) for name, values in metrics.items()}
-        names = tuple(r.name for r in rewards)
-        return Answers(questions, names, completions, rewards_F_M_P, extra, logged, dict(seconds))
+        names, left_out = tuple(r.name for r in rewards), tuple(sorted(dropped))
+        return Answers(questions, names, completions, rewards_F_M_P, extra, logged, dict(seconds), left_out)
 
     def total_M_P(self, weights: Sequence[float]) -> Floats:
         """The weighted sum over functions; NaN where every function left the completion out (as TRL)."""
@@ -102,7 +109,8 @@ class Answers:
 
     def tokens(self) -> int:
         """Prompt and completion tokens, as TRL counts `num_tokens`."""
-        return self.new_tokens + len(self.completions) * sum(len(p.ids) for p in self.questions.prompts)
+        there = len(self.completions) - len(self.dropped)
+        return self.new_tokens + there * sum(len(p.ids) for p in self.questions.prompts)
 
     def metrics(self, weights: Sequence[float]) -> dict[str, float]:
         """TRL's names. `reward` is the mean over members of a member's mean; `reward_std` its spread over members."""

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,27 @@ from numpy.typing import NDArray
 from ..engines.base import Completion, Engine, Prompt, Sampling
 from ..es.population import Member, Population
 from ..tasks.pool import Scorer
-from ..tasks.reward import Batch, Scores
+from ..tasks.reward import Batch, Reward, Scores
 from .answers import Answers, Clock, Piece
-from .plan import Chunk, Questions, cut
+from .plan import Chunk, Questions, Work, cut
 
 #: Rows done, rows in all, and new tokens since the last call.
 OnRows = Callable[[int, int, int], None]
+#: The number of a chunk, and rows of it that have ended.
+OnAnswers = Callable[[int, Mapping[int, Completion]], None]
+#: Whether an evaluation may end without the answers to these chunks.
+MayLeave = Callable[[set[int]], bool]
 #: Reward functions get at least so many completions at once, but at the end of a chunk: a call costs about as much as
 #: it takes to score ten short texts.
 _SCORED_TOGETHER = 16
 
 
 class LocalFleet:
-    """The fleet of one. `interrupted` is asked while decoding; when it says yes, `Interrupted` is raised."""
+    """The fleet of one. `interrupted` is asked while decoding; when it says yes, `Interrupted` is raised. `spare`
+    members may be left out of an iteration, where there are slow replicas to leave behind.
+    """
+
+    spare = 0
 
     def __init__(
         self, engine: Engine, population: Population, sampling: Sampling, *, chunk_size: int, seed: int
@@ -52,38 +61,72 @@ class LocalFleet:
         """Every member answers every question, in the chunks of the plan; rows are scored while others are decoded."""
         plan = cut(len(members), questions, self.chunk_size, self.seed, iteration, mixed=self.engine.mixes_members)
         clock, rows = Clock(), _Rows(questions, scorer, state, len(members) * len(questions.prompts))
-        for number, chunk in enumerate(plan):
-            riding = beside if number == len(plan) - 1 else None
+        works = [self._work(chunk, members, questions, beside if chunk is plan[-1] else None) for chunk in plan]
 
-            def on_completions(
-                ended: Mapping[int, Completion], chunk: Chunk = chunk, riding: Beside | None = riding
-            ) -> None:
-                if self.interrupted():
-                    raise Interrupted
-                if riding:
-                    ended = riding.take(ended, len(chunk.rows))
-                rows.ended(chunk, ended)
-                on_rows(rows.done, rows.count, sum(len(c.ids) for c in ended.values()))
+        def on_completions(number: int, ended: Mapping[int, Completion]) -> None:
+            if self.interrupted():
+                raise Interrupted
+            chunk = plan[number]
+            if beside and chunk is plan[-1]:
+                ended = beside.take(ended, len(chunk.rows))
+            rows.ended(number, chunk, ended)
+            on_rows(rows.done, rows.count, sum(len(c.ids) for c in ended.values()))
 
-            who = [members[m] for m in chunk.members]
-            prompts, sampling = [questions.prompts[row] for row in chunk.rows], self.sampling
-            if riding:
-                sampling = dataclasses.replace(sampling, drawn_from=len(prompts))
-                who, prompts = [*who, *([None] * len(riding.prompts))], [*prompts, *riding.prompts]
-            with clock.measure("perturb"):
-                self.engine.become(who)
-            with clock.measure("generate"):
-                self.engine.generate(prompts, sampling, chunk.seed, on_completions)
-                rows.score()
+        def missing(left: set[int]) -> set[int]:
+            return {m for n in left for m in plan[n].members}
+
+        def may_leave(left: set[int]) -> bool:
+            return len(missing(left)) <= min(self.spare, len(members) - 2)
+
+        left = self._answer(works, on_completions, rows.score, clock, may_leave)
         with clock.measure("perturb"):
             self.engine.restore()
         with clock.measure("score"):
-            scores = scorer.gather(rows.scored)
-        return Answers.collect(members, questions, scorer.rewards, rows.pieces, scores, clock.seconds)
+            pieces, scores = rows.gather()
+        return Answers.collect(members, questions, scorer.rewards, pieces, scores, clock.seconds, missing(left))
+
+    def _work(
+        self, chunk: Chunk, members: Sequence[Member | None], questions: Questions, riding: Beside | None
+    ) -> Work:
+        prompts, who, sampling = [questions.prompts[n] for n in chunk.rows], [members[m] for m in chunk.members], None
+        if riding:
+            sampling = dataclasses.replace(self.sampling, drawn_from=len(prompts))
+            who, prompts = [*who, *([None] * len(riding.prompts))], [*prompts, *riding.prompts]
+        return Work(tuple(who), tuple(prompts), sampling or self.sampling, chunk.seed)
+
+    def _answer(
+        self,
+        works: Sequence[Work],
+        on_completions: OnAnswers,
+        on_chunk: Callable[[], None],
+        clock: Clock,
+        may_leave: MayLeave,
+    ) -> set[int]:
+        """Answer every chunk; `on_chunk` is called behind the last completions of each. Returns the chunks that were
+        left out.
+        """
+        for number, work in enumerate(works):
+            with clock.measure("perturb"):
+                self.engine.become(work.members)
+            with clock.measure("generate"):
+                self.engine.generate(work.prompts, work.sampling, work.seed, partial(on_completions, number))
+                on_chunk()
+        return set()
+
+    def scorer(self, rewards: Sequence[Reward], *, workers: int, timeout: float) -> Scorer:
+        """Where rewards are computed. Raises RewardError for functions that cannot be sent there."""
+        return Scorer(rewards, workers=workers, timeout=timeout)
 
     def update(self, iteration: int, coefficients: NDArray[np.float32], rate: float) -> float:
         """Every replica applies an iteration's update from seeds and scalars. Returns the step's norm."""
         return self.engine.update(self.population.ask(iteration), coefficients, rate)
+
+    def metrics(self) -> dict[str, float]:
+        """What there is to say of the replicas since the last iteration."""
+        return {}
+
+    def close(self) -> None:
+        """Let replicas go."""
 
     def describe(self) -> Mapping[str, Any]:
         return self.engine.describe()
@@ -121,30 +164,39 @@ class Interrupted(Exception):
 
 
 class _Rows:
-    """The rows of an evaluation as they end: gathered into pieces, and handed to the scoring processes."""
+    """The rows of an evaluation as they end: gathered into pieces of a chunk, and handed to the scoring processes."""
 
     def __init__(self, questions: Questions, scorer: Scorer, state: Mapping[str, Any], count: int) -> None:
         self.questions, self.scorer, self.state = questions, scorer, state
         self.done, self.count = 0, count
-        self.pieces: list[Piece] = []
-        self.scored: list[Future[list[Scores]]] = []
+        self._pieces: list[tuple[int, Piece]] = []
+        self._scored: list[Future[list[Scores]]] = []
         self._waiting: list[tuple[tuple[int, int], Completion]] = []
+        self._number = 0
 
-    def ended(self, chunk: Chunk, ended: Mapping[int, Completion]) -> None:
+    def ended(self, number: int, chunk: Chunk, ended: Mapping[int, Completion]) -> None:
         """Raises RewardError for a piece of before."""
         self.done += len(ended)
+        self._number = number
         self._waiting += [((chunk.members[n], chunk.rows[n]), completion) for n, completion in ended.items()]
         if len(self._waiting) >= _SCORED_TOGETHER:
             self.score()
-        self.scorer.check(self.scored)
+        self.scorer.check(self._scored)
 
     def score(self) -> None:
         if not self._waiting:
             return
         places, completions = zip(*self._waiting, strict=True)
         self._waiting = []
-        self.pieces.append(Piece(places, completions))
-        self.scored.append(self.scorer.submit(to_score(self.pieces[-1], self.questions, self.state)))
+        piece = Piece(places, completions)
+        self._pieces.append((self._number, piece))
+        self._scored.append(self.scorer.submit(to_score(piece, self.questions, self.state)))
+
+    def gather(self) -> tuple[list[Piece], list[list[Scores]]]:
+        """Pieces and their scores in the order of the plan, whichever came first. Raises RewardError."""
+        scores = self.scorer.gather(self._scored)
+        order = sorted(range(len(scores)), key=lambda n: self._pieces[n][0])  # stable
+        return [self._pieces[n][1] for n in order], [scores[n] for n in order]
 
 
 def to_score(piece: Piece, questions: Questions, state: Mapping[str, Any]) -> Batch:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..engines.base import Prompt
+from ..engines.base import Prompt, Sampling
+from ..es.population import Member
 from ..noise import spec
 
 
@@ -26,6 +27,16 @@ class Chunk:
 
     members: tuple[int, ...]
     rows: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """A chunk as an engine takes it: row n is `prompts[n]`, answered by `members[n]`."""
+
+    members: tuple[Member | None, ...]
+    prompts: tuple[Prompt, ...]
+    sampling: Sampling
     seed: int
 
 

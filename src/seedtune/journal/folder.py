@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import platform
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -124,16 +126,21 @@ class RunFolder:
         self.check(resume)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / LOCK).open("w")
+            self._lock = (self.path / LOCK).open("a+")
         except OSError as e:
             raise RunFolderError(f"cannot write into {self.path}: {e.strerror or e}. Choose another output_dir.") from e
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another process"
             self.release()
             raise RunFolderError(
-                f"another process is running in {self.path}: wait for it, or end it, then use --resume."
+                f"{self.path} is in use by {holder}: wait for it, or end it, then use --resume."
             ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        self._lock.flush()
         self.check(resume)
         for draft in self.path.glob(".checkpoint-*.tmp"):
             shutil.rmtree(draft, ignore_errors=True)

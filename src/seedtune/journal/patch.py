@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,11 @@ class Patch:
     def __len__(self) -> int:
         return len(self.rates_T)
 
+    @property
+    def moved(self) -> int:
+        """How many weights are in scope."""
+        return sum(math.prod(shape) for _, _, shape in self.header["base"]["scope"])
+
     def digest(self, t: int) -> str:
         """The digest of the weights after iteration `t`, 16 hexadecimal digits."""
         return f"{int(self.digests_T[t - 1]):016x}"
@@ -68,24 +74,28 @@ class Patch:
         if version != FORMAT:
             raise JournalError(f"{name} has patch format {version}; this version of Seedtune reads {FORMAT}.")
         try:
+            frame = data[_START.size :]
             if size > _MOST:
                 raise ValueError(f"it claims to hold {size} bytes")
-            payload = zstandard.ZstdDecompressor().decompress(data[_START.size :], max_output_size=size)
+            if zstandard.get_frame_parameters(frame).content_size != size:  # what is allocated is what the frame says
+                raise ValueError("its frame is of another size than its payload")
+            payload = zstandard.ZstdDecompressor().decompress(frame, max_output_size=size)
             if len(payload) != size:
                 raise ValueError("its length is not what it says")
             return _parse(payload)
-        except (zstandard.ZstdError, ValueError, KeyError, TypeError, struct.error) as e:
-            raise JournalError(f"{name} is damaged: {e}. Get a new copy.") from None
+        except (zstandard.ZstdError, ValueError, KeyError, TypeError, OverflowError, RecursionError, struct.error) as e:
+            raise JournalError(f"{name} is damaged: {e!r}. Get a new copy.") from None
 
 
 def _parse(payload: bytes) -> Patch:
     (length,) = struct.unpack_from("<Q", payload)
     header = json.loads(payload[8 : 8 + length])
+    if not isinstance(header, dict):
+        raise ValueError("its header is not an object")
     count, members = int(header.pop("iterations")), int(header.pop("members"))
     if count < 1 or members < 1 or len(payload) != 8 + length + count * (4 * members + 8 + 8):
         raise ValueError("its arrays are not as long as its header says")
-    for key in ("base", "config", "noise_version"):
-        header[key]
+    _check(header, members)
     arrays = memoryview(payload)[8 + length :]
     coefficients = np.frombuffer(arrays, "<f4", count * members).reshape(count, members)
     rates = np.frombuffer(arrays, "<f8", count, offset=4 * count * members)
@@ -93,3 +103,19 @@ def _parse(payload: bytes) -> Patch:
     if not (np.isfinite(coefficients).all() and np.isfinite(rates).all()):
         raise ValueError("a coefficient or a learning rate is not a number")
     return Patch(header, coefficients.astype(np.float32), rates, digests)
+
+
+def _check(header: Mapping[str, Any], members: int) -> None:
+    """Raise ValueError, KeyError or TypeError for a header that lacks what a reader needs (docs/patch-format.md)."""
+    base, config = header["base"], header["config"]
+    int(header["noise_version"])
+    int(base["digest"], 16)
+    if not isinstance(base["model"], str) or base["base_dtype"] not in ("float32", "bfloat16", "float16"):
+        raise ValueError("its header does not say which base model it is for")
+    for name, number, shape in base["scope"]:
+        if not (isinstance(name, str) and 0 <= number < 2**32 and all(isinstance(n, int) and n > 0 for n in shape)):
+            raise ValueError("its scope is not a list of name, id and shape")
+    if config["perturbation"] not in ("full", "lowrank") or not isinstance(config["antithetic"], bool):
+        raise ValueError("its settings do not say how noise was made")
+    if config["population_size"] != members or not 0 <= config["seed"] < 2**64 or config["rank"] < 1:
+        raise ValueError("its settings are not those of its arrays")

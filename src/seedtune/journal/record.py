@@ -19,7 +19,9 @@ ROOT = "0" * 16
 
 @dataclass(frozen=True)
 class Iteration:
-    """What iteration `t` did: enough to repeat its update without a generation."""
+    """What iteration `t` did: enough to repeat its update without a generation. Members in `dropped` were left out of
+    it, by a fleet that does not wait for stragglers; their reward is NaN and their coefficient 0.
+    """
 
     t: int
     rewards_M: tuple[float, ...]
@@ -27,9 +29,10 @@ class Iteration:
     learning_rate: float
     prompts: tuple[int, ...]
     digest: str
+    dropped: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        line = {
             "kind": "iteration",
             "t": self.t,
             "rewards": [float(r).hex() for r in self.rewards_M],
@@ -38,6 +41,7 @@ class Iteration:
             "prompts": list(self.prompts),
             "digest": self.digest,
         }
+        return {**line, "dropped": list(self.dropped)} if self.dropped else line
 
     @staticmethod
     def from_json(line: Mapping[str, Any]) -> Iteration:
@@ -48,6 +52,7 @@ class Iteration:
             learning_rate=float.fromhex(line["learning_rate"]),
             prompts=tuple(line["prompts"]),
             digest=str(line["digest"]),
+            dropped=tuple(line.get("dropped", ())),
         )
 
 

@@ -40,15 +40,18 @@ class Journal:
             try:
                 line, chain = unseal(raw.decode(), chain)
             except (ValueError, KeyError) as e:
-                raise JournalError(
-                    f"{path}, line {number} is damaged: {e}. The iterations before it are sound; a copy of the file "
-                    "cut before that line can be resumed."
-                ) from None
+                advice = "The iterations before it are sound; a copy of the file cut before that line can be resumed."
+                if number == 1:
+                    advice = "It is the header, so nothing of this file can be used."
+                raise JournalError(f"{path}, line {number} is damaged: {e}. {advice}") from None
             parsed.append(line)
         if not parsed:
-            raise JournalError(f"{path} holds no header: the run never started; delete its folder and start again.")
+            raise JournalError(f"{path} is empty, or holds no whole line: it is no journal of a run that has started.")
         check_header(parsed[0], str(path))
-        iterations = [Iteration.from_json(line) for line in parsed[1:]]
+        try:
+            iterations = [Iteration.from_json(line) for line in parsed[1:]]
+        except (KeyError, TypeError, ValueError) as e:
+            raise JournalError(f"{path} holds a line that is no iteration ({e!r}): it is not a journal.") from None
         contiguous(iterations, str(path))
         note = None
         if torn:

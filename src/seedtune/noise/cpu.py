@@ -122,13 +122,16 @@ def update(
     anchor: Weights = NO_WEIGHTS,
     start: int = 0,
     factors: Factors | None = None,
+    rounding: Key | None = None,
 ) -> float:
     """Apply one update in place, in one pass, the noise of all members regenerated inside it.
 
     g = sum over directions q, in order, of coefficients[q] * noise[q]; then `es.update.apply`. With `factors` the noise
-    is low-rank, `spec.low_rank`. Returns the sum of the squares of what each weight moved (a statistic; float64).
+    is low-rank, `spec.low_rank`; with `rounding` bfloat16 weights are rounded as `spec.round_stochastically` does, by
+    that key. Returns the sum of the squares of what each weight moved (a statistic; float64).
     """
     a_K, b_K, scale = factors or _NO_FACTORS
+    r0, r1 = rounding or (0, 0)
     k0s = np.array([k[0] for k in keys], np.uint32)
     k1s = np.array([k[1] for k in keys], np.uint32)
     return float(
@@ -147,6 +150,9 @@ def update(
             momentum,
             second_moment,
             *anchor,
+            rounding is not None,
+            np.uint32(r0),
+            np.uint32(r1),
             *(np.float32(x) for x in step),
         )
     )

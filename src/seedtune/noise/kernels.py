@@ -93,6 +93,12 @@ def tile_round_bf16(out, x):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
+def tile_round_stochastically(out, x, dither):  # type: ignore[no-untyped-def]
+    for j in range(out.size):
+        out[j] = np.uint16(np.uint32(x[j] + np.uint32(dither[j])) >> np.uint32(16))
+
+
+@numba.njit(nogil=True, cache=True)
 def tile_round_f16(out, x):  # type: ignore[no-untyped-def]
     """IEEE float32 to float16, to nearest, ties to even, subnormals and overflow included."""
     for j in range(out.size):
@@ -232,6 +238,9 @@ def update(  # type: ignore[no-untyped-def]
     a16,
     a32,
     a_format,
+    stochastic,
+    r0,
+    r1,
     rate,
     decay,
     beta1,
@@ -272,7 +281,12 @@ def update(  # type: ignore[no-untyped-def]
             tile, g, m[i:j], v[i:j], anchor_buffer[:n], rate, decay, beta1, beta2, epsilon, correction1, correction2
         )
         moved += tile_moved(noise, tile)
-        tile_store(w16[i:j], w32[i:j], w_format, tile)
+        if stochastic:
+            block, skip = np.uint64(start + i) >> np.uint64(3), (start + i) & 7
+            tile_philox(x[: 4 * ((skip + n + 7) // 8)], block, parameter, np.uint32(Purpose.ROUNDING), r0, r1)
+            tile_round_stochastically(w16[i:j], tile.view(np.uint32), x.view(np.uint16)[skip:])
+        else:
+            tile_store(w16[i:j], w32[i:j], w_format, tile)
         i = j
     return moved
 

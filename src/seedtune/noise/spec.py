@@ -178,6 +178,14 @@ def round_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
 
 
+def round_stochastically(values: NDArray[np.float32], key: Key, parameter: int, start: int = 0) -> NDArray[np.uint16]:
+    """The bits of float32 values rounded to bfloat16, up with the probability of what is cut off: 16 bits of the noise
+    stream are added below the last bit that is kept. Unbiased, so small updates are not lost on average.
+    """
+    dither = words(key, parameter, Purpose.ROUNDING, start, start + len(values))
+    return ((values.view(np.uint32) + dither) >> np.uint32(16)).astype(np.uint16)
+
+
 def digest(bits: NDArray[np.uint16] | NDArray[np.uint32], parameter: int, start: int = 0) -> int:
     """64-bit digest of elements `start`... of a parameter: the sum, modulo 2**64, of a mix (the finaliser of
     SplitMix64) of each element's parameter id, index and bits; so digests of shards and parameters add up.

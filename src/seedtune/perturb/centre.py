@@ -1,13 +1,14 @@
-"""The centre of a model: its weights theta, as a float32 master copy from which the live weights are written.
+"""The centre of a model: its weights theta, as a master copy from which the live weights are written.
 
-Updates go to the master, so none is lost to the precision of the live weights. `restore="subtract"` keeps no master:
+Updates go to the master, so none is lost to the precision of the live weights: it is float32, or bfloat16, half as
+large, into which updates are rounded stochastically, so that they arrive on average. `restore="subtract"` keeps none:
 the live weights are the centre (see `full`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,9 +45,11 @@ class Centre:
         restore: str = "exact",
         rule: UpdateRule | None = None,
         keep_base: bool = False,
+        master: torch.dtype = torch.float32,
     ) -> None:
         self.seed, self.sigma, self.exact = seed, sigma, restore == "exact"
         self.rule = rule or UpdateRule()
+        self._master = master
         self.names = list(parameters)
         self.shapes = [tuple(p.shape) for p in parameters.values()]
         self.ids = [*spec.parameter_ids(self.names, noise).values()]
@@ -67,11 +70,12 @@ class Centre:
         self._m = [np.zeros(n, np.float32) if self.rule.moments > 0 else empty for n in sizes]
         self._v = [np.zeros(n, np.float32) if self.rule.moments > 1 else empty for n in sizes]
         self._ranges = cpu.ranges(sizes)
+        self._watchers: list[Callable[[], None]] = []
 
     def _adopt(self, parameter: nn.Parameter, dtype: torch.dtype) -> None:
         base = parameter.data
         if self.exact:
-            master = base.to("cpu", torch.float32, copy=base.dtype != torch.float32 or dtype == torch.float32)
+            master = base.to("cpu", self._master, copy=base.dtype != self._master or dtype == self._master)
             self._centre.append(_host_weights(master.contiguous()))
         parameter.data = base.to(dtype).contiguous()
         if parameter.data.device.type == "cpu":
@@ -120,7 +124,7 @@ class Centre:
         """The Euclidean distance of the centre from the base model."""
         total = 0.0
         for weights, base in zip(self._centre, self._base, strict=True):
-            step = torch.from_numpy(weights.bits().view(np.float32)) - base.view(-1).float()
+            step = _values(weights) - base.view(-1).float()
             total += float(step.double().square().sum())
         return math.sqrt(total)
 
@@ -137,12 +141,14 @@ class Centre:
         keys = [spec.member_key(self.seed, members[0].iteration, pair) for pair in pairs]
         rule = self.rule
         step = Step(rate, rule.weight_decay, rule.beta1, rule.beta2, rule.epsilon, *rule.corrections(self.steps))
-        factors = self._factors(keys)
+        factors = self.factors(keys)
+        halved = self.exact and self._master != torch.float32
+        rounding = spec.member_key(self.seed, members[0].iteration, 0) if halved else None
 
         def work(n: int, a: int, b: int) -> float:
             anchor = self._anchor[n].part(a, b) if self._anchor else NO_WEIGHTS
             weights, m, v = self._centre[n].part(a, b), self._m[n][a:b], self._v[n][a:b]
-            return cpu.update(weights, keys, merged, self.ids[n], step, m, v, anchor, a, factors[n])
+            return cpu.update(weights, keys, merged, self.ids[n], step, m, v, anchor, a, factors[n], rounding)
 
         moved = cpu.parallel(work, self._ranges)
         if self.exact:
@@ -150,7 +156,7 @@ class Centre:
         self._push()
         return math.sqrt(math.fsum(moved))
 
-    def _factors(self, keys: list[Key]) -> Sequence[Factors | None]:
+    def factors(self, keys: list[Key]) -> Sequence[Factors | None]:
         """The low-rank factors of every parameter, where noise is low-rank."""
         return [None] * len(self.names)
 
@@ -166,8 +172,14 @@ class Centre:
                 parameter.data.copy_(buffer, non_blocking=True)
         self._changed()
 
+    def watch(self, on_change: Callable[[], None]) -> None:
+        """Call this whenever the live weights have become others."""
+        self._watchers.append(on_change)
+
     def _changed(self) -> None:
         """The live weights are others now."""
+        for tell in self._watchers:
+            tell()
 
     def digest(self) -> str:
         """The digest of the centre, 16 hexadecimal digits: equal on every replica that holds the same bits."""
@@ -228,6 +240,15 @@ def _tensor(array: NDArray[Any]) -> torch.Tensor:
     """The same memory; patterns of bits as signed integers, which every library knows."""
     signed = {np.dtype(np.uint32): np.int32, np.dtype(np.uint16): np.int16}.get(array.dtype)
     return torch.from_numpy(array if signed is None else array.view(signed))
+
+
+def _values(weights: Weights) -> torch.Tensor:
+    """In float32, flat; a copy where they are not."""
+    if weights.format == cpu.F32:
+        return torch.from_numpy(weights.values32)
+    out = torch.empty(len(weights))
+    cpu.perturb(_host_weights(out), weights, 0.0, (0, 0), 0)
+    return out
 
 
 def _host_weights(tensor: torch.Tensor) -> Weights:

@@ -100,7 +100,7 @@ class LowRank(Centre):
     def _draw(self, pairs: list[tuple[int, int]]) -> None:
         """The factors of these pairs, for every layer; sigma / sqrt(r) goes into the one that is applied last."""
         keys = [spec.member_key(self.seed, t, pair) for t, pair in pairs]
-        factors = dict(zip(self.names, self._factors(keys), strict=True))
+        factors = dict(zip(self.names, self.factors(keys), strict=True))
         for ride in self._rides:
             ride.set([f for name in ride.names if (f := factors[name])], self.sigma)
         for name, vector in self._vectors.items():
@@ -108,7 +108,7 @@ class LowRank(Centre):
         self._drawn = pairs
         self._seats.take(None, self.rank)
 
-    def _factors(self, keys: list[Key]) -> Sequence[Factors | None]:
+    def factors(self, keys: list[Key]) -> Sequence[Factors | None]:
         def work(n: int, *_: int) -> Factors | None:
             if len(self.shapes[n]) == 1:
                 return None  # full-rank
@@ -125,6 +125,7 @@ class LowRank(Centre):
         return noise_K
 
     def _changed(self) -> None:
+        super()._changed()
         for ride in self._rides:
             ride.weights_changed()
 

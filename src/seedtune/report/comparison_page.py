@@ -90,7 +90,7 @@ def context(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "title": f"{' and '.join(methods) or 'Nothing yet'}: {comparison['task']}, {comparison['model']}",
         "state": f"{done} of {planned} trainings",
         "lead": _lead(comparison, found),
-        "warnings": [],
+        "warnings": _warnings(comparison, found),
         "columns": columns(comparison),
         "rows": [{"label": x.label, "cells": claims_row(x, comparison)} for x in found],
         "evaluated_on": f"{prompts} prompts" if prompts else "the evaluation prompts",
@@ -102,7 +102,8 @@ def context(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "kinds": [("better", "a reward went up"), ("worse", "a reward went down")]
         + [(f"{way}-{comparison['truth']}", f"some {way} {comparison['truth']}") for way in ("won", "lost")
            if comparison["truth"]],
-        "commands": [f"seedtune compare --config FILE --output_dir {folder}"],
+        "commands": [f"seedtune compare --config {folder / 'compare.yaml'}", f"seedtune report {folder}"],
+        "environment": json.dumps(comparison.get("environment", {}), indent=2),
         "settings": json.dumps(
             {**comparison["settings"], **{c["label"]: c["settings"] for c in comparison["cells"] if c["settings"]}},
             indent=2, default=str,
@@ -128,6 +129,19 @@ def _lead(comparison: Mapping[str, Any], found: Sequence[Line]) -> list[str]:
         times = (slow.seconds or 0) / (fast.seconds or 1)
         many.append(f"For that, {fast.label} took the least time, and {slow.label} {number(times)} times as long.")
     return many
+
+
+def _warnings(comparison: Mapping[str, Any], found: Sequence[Line]) -> list[str]:
+    """Methods whose reward rose while the truth fell."""
+    base = next((x for x in found if x.method == "base"), None)
+    if base is None or base.truth is None or base.reward is None:
+        return []
+    return [
+        f"{x.label} may have hacked the reward: it rose from {number(base.reward)} to {number(x.reward)}, while "
+        f"{comparison['truth']} fell from {number(base.truth)} to {number(x.truth)} (means over seeds). Read them."
+        for x in found
+        if x.reward is not None and x.truth is not None and x.reward > base.reward and x.truth < base.truth
+    ]
 
 
 def _items(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:

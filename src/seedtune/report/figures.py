@@ -171,6 +171,29 @@ def timings(parts: Rows) -> Spec:
     )
 
 
+def fleet(points: Rows) -> Spec:
+    """The share of the replicas' time that made answers. `points`: step, utilisation, replicas, lost."""
+    tip = [{"field": "step", "title": "iteration"}, {"field": "utilisation", "format": ".0%"}]
+    return _figure(
+        {
+            "data": {"values": list(points)},
+            "mark": {"type": "line", "point": {"size": 50, "filled": True}, "color": COLOURS[0]},
+            "encoding": {
+                "x": {"field": "step", "type": "quantitative", "title": "iteration", "axis": {"tickMinStep": 1}},
+                "y": {
+                    "field": "utilisation",
+                    "type": "quantitative",
+                    "title": "of the replicas' time",
+                    "axis": {"format": "%"},
+                    "scale": {"domain": [0, 1]},
+                },
+                "tooltip": [*tip, {"field": "replicas"}, {"field": "lost", "title": "replicas lost"}],
+            },
+        },
+        height=160,
+    )
+
+
 def curves(points: Rows, title: str = "reward", x: str = "generations") -> Spec:
     """Methods of a comparison over generations (or seconds). `points`: label, seed, generations, seconds, value."""
     order = list(dict.fromkeys(p["label"] for p in points))

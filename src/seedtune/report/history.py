@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,8 @@ class History:
             {
                 "step": it.t,
                 "generations": self.generations(it.t),
-                "mean": float(np.mean(it.rewards_M)),
-                "std": float(np.std(it.rewards_M)),
+                "mean": _over(np.mean, it.rewards_M),
+                "std": _over(np.std, it.rewards_M),
             }
             for it in self.journal
         ]
@@ -71,7 +71,14 @@ class History:
         known = ("reward", "reward_std", "kl", "kl_ci95", "distance", "perplexity", "hacked")
         names = [key.removeprefix("eval/") for key in (self.evaluations[0] if self.evaluations else {})]
         found = [n for n in names if n not in known and not n.startswith(("rewards/", "completions/", "time"))]
-        return [n for n in found if n != "step" and "/" not in n]
+        column = self.before[0] if self.before else None  # what a function logged by itself has no column there
+        return [n for n in found if n != "step" and "/" not in n and (column is None or n in column)]
+
+
+def _over(statistic: Callable[..., Any], rewards_M: Sequence[float]) -> float | None:
+    """Over the members that were scored."""
+    scored = [r for r in rewards_M if r == r]
+    return float(statistic(scored)) if scored else None
 
 
 def read(folder: Path) -> History:

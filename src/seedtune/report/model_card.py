@@ -20,14 +20,16 @@ def model_card(
     version: str,
 ) -> str:
     """Markdown with the Hub's front matter. Settings, rewards and metrics are the run's own."""
+    when = f" iteration {metrics_after['step']}" if metrics_after.get("step", step) != step else ""
     rows = [
         f"| {key.removeprefix('eval/')} | {number(metrics_before.get(key))} | {number(value)} |"
         for key, value in metrics_after.items()
         if key.startswith("eval/") and not key.startswith("eval/time")
     ]
-    head = ["| centre, on the evaluation prompts | before | after |", "|---|---|---|"]
+    head = [f"| centre, on the evaluation prompts | before | after{when} |", "|---|---|---|"]
     table = "\n".join([*head, *rows]) if rows else ""
-    shown = ("population_size", "sigma", "learning_rate", "antithetic", "fitness_shaping", "scope", "optimizer", "seed")
+    shown = ["population_size", "perturbation", *(["rank"] if settings["perturbation"] == "lowrank" else []), "sigma"]
+    shown += ["learning_rate", "antithetic", "fitness_shaping", "scope", "optimizer", "dtype", "seed"]
     hub_name = f"base_model: {base}\n" if base.count("/") == 1 and not base.startswith((".", "/", "~")) else ""
     return f"""---
 library_name: transformers

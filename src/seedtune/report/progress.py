@@ -172,6 +172,8 @@ class Panel(Progress):
         if self.metrics:
             length = self.metrics["completions/mean_length"]
             grid.add_row("speed", f"{self.tokens_per_second:.0f} tokens/s, {length:.0f} tokens an answer")
+        if "fleet/replicas" in self.metrics:
+            grid.add_row("replicas", _replicas(self.metrics))
         if self.sample:
             asked = Text(prompt_text(self.sample["prompt"], 70), style="dim", overflow="ellipsis", no_wrap=True)
             said = Text(answer_text(self.sample["completion"], 240), style="cyan")
@@ -254,3 +256,12 @@ def closing(summary: Summary) -> RenderableType:
         parts.append(Text("Next:"))
         parts += [Text(f"  {command}", style="bold") for command in summary.next_commands]
     return Group(*parts)
+
+
+def _replicas(metrics: Mapping[str, float]) -> str:
+    """`3, 92 % busy, 105 to 240 tokens/s each, 3.1 kB sent to one at most`."""
+    of = {name.removeprefix("fleet/"): value for name, value in metrics.items() if name.startswith("fleet/")}
+    lost = f", {of['lost']:.0f} lost" if of["lost"] else ""
+    speed = f"{of['slowest']:.0f} to {of['fastest']:.0f} tokens/s each"
+    sent = f"{of['bytes_sent'] / 1000:.1f} kB sent to one at most"
+    return f"{of['replicas']:.0f}{lost}, {of['utilisation']:.0%} busy, {speed}, {sent}"

@@ -53,6 +53,13 @@ def drawings(h: History) -> dict[str, figures.Spec]:
     ]
     if parts:
         found["timings"] = figures.timings(parts)
+    fleet = [
+        {"step": line["step"], **{name: line[f"fleet/{name}"] for name in ("utilisation", "replicas", "lost")}}
+        for line in h.iterations
+        if "fleet/utilisation" in line
+    ]
+    if fleet:
+        found["fleet"] = figures.fleet(fleet)
     return found
 
 

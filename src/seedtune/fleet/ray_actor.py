@@ -1,0 +1,87 @@
+"""A replica on the cluster as the dispatcher sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import ray
+from ray import ObjectRef
+
+from .dispatch import WorkerLost
+from .replica import OutOfMemory
+from .wire import ToCompletion, pack_work, unpack, unpack_groups
+
+
+class Actor:
+    """Bytes sent and received, tokens written, the digest that its weights must have, and whether to replace it."""
+
+    def __init__(self, name: str, actor: Any, to_completion: ToCompletion, note: Callable[[str], None]) -> None:
+        self.name, self.actor, self.to_completion, self.note = name, actor, to_completion, note
+        self.host = ""
+        self.sent = self.received = self.tokens = self.pid = 0
+        self.expected = ""
+        self.digest: ObjectRef[str] | None = None
+        self.replaceable = True
+
+    def answer(self, work: Any) -> Future[Any]:
+        payload, expected = pack_work(work), self.expected
+        self.sent += len(payload)
+        return chained(self.actor.answer.remote(payload), lambda answered: self._groups(answered, expected), self._told)
+
+    def _groups(self, answered: bytes, expected: str) -> list[Mapping[int, Any]]:
+        """What came back, if it came from the right weights."""
+        self.received += len(answered)
+        packed, halved, digest = unpack(answered)
+        if digest != expected:
+            raise WorkerLost(other_weights(digest, expected))
+        if halved:
+            self.note(
+                f"{self.name} on {self.host} ran out of memory; it decodes {halved} rows at once from now on. Rewards "
+                "may differ in their last bits from those of a run with memory enough; set generation_batch_size."
+            )
+        groups = unpack_groups(packed, self.to_completion)
+        self.tokens += sum(len(c.ids) for group in groups for c in group.values())
+        return list(groups)
+
+    def _told(self, cause: BaseException) -> BaseException:
+        """What an error of the replica's means to the dispatcher."""
+        if isinstance(cause, OutOfMemory):
+            self.replaceable = False
+            return WorkerLost(str(cause))
+        return cause
+
+    def update(self, payload: bytes) -> None:
+        self.sent += len(payload)
+        self.digest = self.actor.update.remote(payload)
+
+
+def chained(
+    ref: ObjectRef[Any],
+    then: Callable[[Any], Any],
+    told: Callable[[BaseException], BaseException] = lambda cause: cause,
+) -> Future[Any]:
+    """A future of what `then` makes of the result. A lost actor is `WorkerLost`; what one raised goes to `told`."""
+    out: Future[Any] = Future()
+
+    def done(future: Future[Any]) -> None:
+        try:
+            out.set_result(then(future.result()))
+        except ray.exceptions.RayTaskError as e:
+            out.set_exception(told(getattr(e, "cause", None) or e))
+        except (ray.exceptions.RayError, OSError) as e:
+            out.set_exception(WorkerLost(first_line(e)))
+        except BaseException as e:
+            out.set_exception(e)
+
+    ref.future().add_done_callback(done)
+    return out
+
+
+def other_weights(theirs: str, own: str) -> str:
+    return f"its weights have the digest {theirs}, the driver's {own}"
+
+
+def first_line(e: BaseException) -> str:
+    return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)

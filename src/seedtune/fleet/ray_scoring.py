@@ -1,0 +1,111 @@
+"""Scoring actors: rewards are computed wherever the cluster has a core to spare."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import ray
+
+from ..errors import RewardError
+from ..tasks.pool import Scorer
+from ..tasks.reward import BUILTIN, Batch, Reward, Scores, call
+
+#: A batch is sent again to a new actor when its actor's machine is lost; a function that kills its process twice is
+#: to blame itself.
+_TRIES = 2
+
+
+class _Scoring:
+    """Scores batches, in a process of its own."""
+
+    def __init__(self, rewards: bytes) -> None:
+        self.rewards: list[Reward] = cloudpickle.loads(rewards)  # of this run's driver
+
+    def score(self, batch: bytes) -> list[Scores]:
+        what: Batch = cloudpickle.loads(batch)
+        return [call(reward, what) for reward in self.rewards]
+
+
+class RayScorer(Scorer):
+    """As `Scorer`, with `workers` actors. They ask for no core of their own: they work while replicas wait, or beside
+    them. The user's own functions travel by value, as other nodes need not have their modules.
+    """
+
+    def __init__(self, rewards: Sequence[Reward], *, workers: int, timeout: float) -> None:
+        by_value = [Reward(r.function) if _is_own(r) else r for r in rewards]
+        super().__init__(by_value, workers=workers, timeout=timeout)
+        self._actors: list[Any] = []
+        self._load: list[int] = []
+
+    def submit(self, batch: Batch) -> Future[list[Scores]]:
+        out: Future[list[Scores]] = Future()
+        self._send(cloudpickle.dumps(batch), out, _TRIES)
+        return out
+
+    def _send(self, batch: bytes, out: Future[list[Scores]], tries: int) -> None:
+        while len(self._actors) < self._workers:
+            self._actors.append(self._actor())
+            self._load.append(0)
+        n = self._load.index(min(self._load))
+        self._load[n] += 1
+        actor = self._actors[n]
+
+        def done(future: Future[list[Scores]]) -> None:
+            try:
+                out.set_result(future.result())
+            except ray.exceptions.RayTaskError as e:
+                out.set_exception(getattr(e, "cause", None) or e)
+            except ray.exceptions.ActorDiedError as e:
+                if "creation task" not in str(e):
+                    again(e)
+                    return
+                why = str(e).strip().splitlines()[-1]
+                out.set_exception(RewardError(f"the reward functions cannot be loaded in a scoring process: {why}"))
+            except ray.exceptions.RayError as e:
+                again(e)
+            finally:
+                if self._actors and self._actors[n] is actor:
+                    self._load[n] -= 1
+
+        def again(e: Exception) -> None:
+            if self._actors and self._actors[n] is actor:
+                self._actors[n], self._load[n] = self._actor(), 1  # 1: what is taken off at the end
+            if tries > 1:
+                self._send(batch, out, tries - 1)
+            else:
+                out.set_exception(BrokenProcessPool(str(e)))
+
+        actor.score.remote(batch).future().add_done_callback(done)
+
+    def _actor(self) -> Any:
+        options = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+        return ray.remote(_Scoring).options(**options).remote(self._pickled)
+
+    def close(self) -> None:
+        """End the actors, at once."""
+        actors, self._actors, self._load = self._actors, [], []
+        for actor in actors:
+            if ray.is_initialized():
+                ray.kill(actor)
+
+
+def _is_own(reward: Reward) -> bool:
+    """Whether a function is the user's: not of an installed package. Its module is then sent along."""
+    if isinstance(reward.source, str) and ".py:" not in reward.source and reward.source in BUILTIN:
+        return False
+    module = sys.modules.get(getattr(reward.function, "__module__", None) or type(reward.function).__module__)
+    file = getattr(module, "__file__", None)
+    installed = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib", "stdlib")}
+    if module is None or file is None or module.__name__.split(".")[0] == "seedtune":
+        return False
+    if any(place in Path(file).resolve().parents for place in installed):
+        return False
+    cloudpickle.register_pickle_by_value(module)
+    return True

@@ -1,0 +1,149 @@
+"""A replica in a process of its own. What it is told and what it says are bytes, and few: seeds, scalars and texts.
+
+Knows nothing of what carries the bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engines.base import Completion, Engine
+from ..errors import FleetError
+from ..es.population import Population
+from ..noise import spec
+from .plan import Work
+from .wire import Groups, pack, pack_groups, unpack, unpack_work
+
+#: Makes an engine from a model's name or folder. It must be picklable.
+MakeEngine = Callable[[str], Engine]
+#: Iteration, coefficients [members], learning rate.
+Update = tuple[int, NDArray[np.float32], float]
+
+
+class OutOfMemory(Exception):
+    """A chunk did not fit, nor did it with half the rows at once."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What a replica says of itself when it is ready (`digest` of its weights), or that its `versions` are others."""
+
+    versions: tuple[str, ...]
+    host: str
+    pid: int
+    digest: str = ""
+    model: Any = None
+
+
+def versions() -> tuple[str, ...]:
+    """What must be the same everywhere."""
+    return (f"seedtune {version('seedtune')}", f"noise stream {spec.VERSION}")
+
+
+class Replica:
+    """Made where it runs. `files`: the model's files by name, when the model is not to be found there by itself."""
+
+    def __init__(
+        self, make: MakeEngine, model: str, population: Population, files: Mapping[str, bytes] | None = None
+    ) -> None:
+        self._make, self._model, self._files, self.population = make, model, files, population
+        self._engine: Engine | None = None
+        self._rows: int | None = None
+        self._digest = ""
+
+    @property
+    def engine(self) -> Engine:
+        assert self._engine is not None, "join comes first"
+        return self._engine
+
+    def join(
+        self,
+        expected: tuple[str, ...],
+        begin: tuple[str, str, int] | None,
+        updates: Sequence[Update],
+        sigma: float,
+    ) -> Joined:
+        """Be what the driver is: load the base, or a saved state, and repeat the updates. `begin` is the state's file,
+        its digest and its iteration. Raises ModelError, FleetError.
+        """
+        who = (versions(), platform.node(), os.getpid())
+        if versions() != expected:
+            return Joined(*who)
+        if self._engine is None:
+            self._engine = self._load()
+            self.engine.set_sigma(sigma)
+            if begin is not None and not self.engine.load_state(Path(begin[0]), begin[1], begin[2]):
+                raise FleetError(
+                    f"{begin[0]} cannot be read on {platform.node()}, or is not the state it was: share the output "
+                    "folder with all nodes."
+                )
+        for update in updates:
+            self._update(update)
+        self._digest = self.engine.digest()
+        described = self.engine.describe()
+        return Joined(*who, self._digest, (described["digest"], described["scope"]))
+
+    def _load(self) -> Engine:
+        if self._files is None:
+            return self._make(self._model)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in self._files.items():
+                (Path(folder) / name).write_bytes(content)
+            self._files = None
+            return self._make(folder)
+
+    def answer(self, payload: bytes) -> bytes:
+        """To a packed `Work`: packed groups of completions, the rows at once if they were halved since, and the digest
+        of the weights that answered. Raises OutOfMemory.
+        """
+        work = unpack_work(payload, self.population)
+        halved = None
+        groups = self._decode(work)
+        if groups is None and self._rows is None:
+            self._rows = halved = max(1, (work.sampling.rows_at_once or len(work.prompts)) // 2)
+            groups = self._decode(work)
+        if groups is None:
+            raise OutOfMemory(f"out of memory, also with {self._rows} rows at once")
+        return pack((pack_groups(groups), halved, self._digest))
+
+    def _decode(self, work: Work) -> Groups | None:
+        """None: it did not fit into memory."""
+        groups: list[Mapping[int, Completion]] = []
+        sampling = work.sampling
+        if self._rows is not None:
+            sampling = replace(sampling, rows_at_once=min(self._rows, sampling.rows_at_once or self._rows))
+        try:
+            self.engine.become(work.members)
+            self.engine.generate(work.prompts, sampling, work.seed, groups.append)
+        except Exception as e:
+            if _is_memory(e):
+                return None
+            raise
+        return groups
+
+    def update(self, payload: bytes) -> str:
+        """Apply a packed `Update`; the digest behind it."""
+        self._update(unpack(payload))
+        self._digest = self.engine.digest()
+        return self._digest
+
+    def _update(self, update: Update) -> None:
+        t, coefficients, rate = update
+        self.engine.update(self.population.ask(t), coefficients, rate)
+
+
+def _is_memory(e: BaseException) -> bool:
+    text = f"{type(e).__name__} {e}".lower()
+    return isinstance(e, MemoryError) or any(
+        s in text for s in ("outofmemory", "out of memory", "can't allocate memory")
+    )

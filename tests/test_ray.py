@@ -1,0 +1,360 @@
+"""A Ray fleet yields the journal and the bytes that one replica yields, whoever dies, joins or differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from seedtune import ESConfig, ESTrainer
+from seedtune.engines.base import Sampling
+from seedtune.engines.texts import Texts
+from seedtune.errors import ConfigError, FleetError, RewardError
+from seedtune.es.population import Population
+from seedtune.fleet.cluster import Cluster
+from seedtune.fleet.dispatch import Dispatcher
+from seedtune.fleet.plan import Work
+from seedtune.fleet.replica import OutOfMemory, Replica
+from seedtune.fleet.wire import pack, pack_groups, pack_work, unpack, unpack_groups, unpack_work
+from seedtune.report.progress import Progress
+from tiny import save_tiny, tiny_llama, tiny_tokenizer
+
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # as Cluster.secure sets it
+ray = pytest.importorskip("ray")
+fleet = pytest.importorskip("seedtune.fleet.ray")
+actors = pytest.importorskip("seedtune.fleet.ray_actor")
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+
+ROWS = [{"prompt": f"say {n} and then some"} for n in range(6)]
+SETTINGS = ESConfig(
+    max_steps=4, population_size=6, sigma=0.02, learning_rate=0.1, max_completion_length=12, prompts_per_step=4,
+    chunk_size=4, eval_steps=2, device="cpu", dtype="float32", threads=1, seed=5, reward_workers=0,
+)  # fmt: skip
+
+
+def short(completions, **_):
+    return [-float(len(c)) for c in completions]
+
+
+class Notes(Progress):
+    def __init__(self):
+        super().__init__()
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """Room for two replicas; started once, as starting takes seconds."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
+def made(folder, model, **options):
+    args = replace(SETTINGS, output_dir=str(folder), **options)
+    return ESTrainer(str(model), short, args, ROWS, progress=Notes())
+
+
+def trained(folder, model, **options):
+    trainer = made(folder, model, **options)
+    trainer.train()
+    return trainer, *written(folder)
+
+
+def written(folder):
+    return (folder / "journal.jsonl").read_bytes(), (folder / "checkpoint-4" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, tiny_folder):
+    folder = tmp_path_factory.mktemp("alone")
+    trained(folder, tiny_folder)
+    return written(folder)
+
+
+@pytest.mark.parametrize("perturbation", ["full", "lowrank"])
+def test_two_replicas_yield_the_journal_of_one(tmp_path, tiny_folder, perturbation):
+    how = {"perturbation": perturbation, "antithetic": True, "chunk_size": 8}
+    trained(tmp_path / "one", tiny_folder, **how)
+    trainer, *theirs = trained(tmp_path / "two", tiny_folder, fleet="ray", replicas=2, reward_workers=2, **how)
+    assert theirs == [*written(tmp_path / "one")]
+    lines = [line for line in trainer.run.history if "fleet/replicas" in line]
+    assert [line["fleet/replicas"] for line in lines] == [2] * 4
+    assert all(0 < line["fleet/utilisation"] <= 1 for line in lines)
+
+
+def test_bytes_do_not_grow_with_the_model(tmp_path):
+    """The bound: 2 KB + 64 B a member + the text of prompts and completions."""
+    sent = []
+    for layers in (1, 8):
+        model = save_tiny(tmp_path / f"model-{layers}", layers=layers)
+        how = {"population_size": 16, "chunk_size": 16, "max_steps": 2}
+        trainer = made(tmp_path / f"run-{layers}", model, fleet="ray", replicas=1, **how)
+        trainer.train()
+        lines = [line for line in trainer.run.history if "fleet/replicas" in line]
+        text = sum(len(row["prompt"]) for row in ROWS[:4]) * 4 + 16 * 4 * 12  # four chunks; a byte is a token here
+        for line in lines[1:]:  # the first counts the evaluation before it, too
+            assert line["fleet/bytes_sent"] + line["fleet/bytes_received"] < 2000 + 64 * 16 + text
+        sent.append(lines[-1]["fleet/bytes_sent"])
+    assert abs(sent[0] - sent[1]) < 100
+
+
+def test_killing_a_replica_in_every_iteration_changes_nothing(alone, tmp_path, tiny_folder, monkeypatch):
+    killed, hand_out = [], Dispatcher._hand_out
+
+    def meddle(self, *args):
+        hand_out(self, *args)
+        busy = [w for w in self.workers if self.busy(w)]
+        if busy and len(killed) < 3 and self._runs not in killed:
+            killed.append(self._runs)
+            os.kill(busy[0].pid, signal.SIGKILL)
+
+    monkeypatch.setattr(Dispatcher, "_hand_out", meddle)
+    trainer, *theirs = trained(tmp_path / "ray", tiny_folder, fleet="ray", replicas=2)
+    assert len(killed) == 3
+    assert theirs == [*alone]
+    assert sum("is gone" in note and "goes to others" in note for note in trainer.progress.notes) == 3
+
+
+@pytest.mark.parametrize("what", ["update", "answer"])
+def test_a_replica_with_other_weights_is_named_and_replaced(alone, tmp_path, tiny_folder, monkeypatch, what):
+    """Found by the digest behind its update, or, when that was not waited for, by the one with its answer."""
+    spoilt, update = [], actors.Actor.update
+
+    def spoil(self, payload):
+        if not spoilt:
+            t, coefficients, rate = unpack(payload)
+            payload = pack((t, coefficients * np.float32(2), rate))
+            spoilt.append(self.name)
+        update(self, payload)
+        if what == "answer" and self.name in spoilt:
+            self.digest = None
+
+    monkeypatch.setattr(actors.Actor, "update", spoil)
+    trainer, *theirs = trained(tmp_path / "ray", tiny_folder, fleet="ray", replicas=2)
+    assert theirs == [*alone]
+    assert any(spoilt[0] in note and "digest" in note for note in trainer.progress.notes)
+
+
+def test_a_run_of_a_fleet_is_resumed_by_one_replica_and_the_other_way_round(alone, tmp_path, tiny_folder):
+    for first, then in (({"fleet": "ray", "replicas": 2}, {}), ({}, {"fleet": "ray", "replicas": 2, "save_steps": 1})):
+        folder = tmp_path / first.get("fleet", "local")
+        made(folder, tiny_folder, max_steps=2, **first).train()
+        made(folder, tiny_folder, **then).train(resume_from_checkpoint=True)
+        assert written(folder) == alone
+
+
+def test_the_models_files_can_be_sent(alone, tmp_path, tiny_folder):
+    trainer = made(tmp_path / "ray", tiny_folder, fleet="ray", share_model=True)
+    trainer.fleet.model = "/a/folder/that/no/node/sees"
+    trainer.train()
+    assert written(tmp_path / "ray") == alone
+
+
+def test_members_that_keep_everyone_waiting_are_left_out_and_the_journal_says_so(tmp_path, tiny_folder, monkeypatch):
+    answer, slow = actors.Actor.answer, []
+
+    def hang(self, work):
+        first = work.members[0]
+        if first is not None and (first.iteration, first.index) == (2, 3):
+            slow.append(self.name)
+            return actors.Future()  # for ever
+        return answer(self, work)
+
+    monkeypatch.setattr(actors.Actor, "answer", hang)
+    monkeypatch.setattr(fleet.RayFleet, "digest", lambda self: self._digest_now())
+    _, journal, weights = trained(tmp_path / "ray", tiny_folder, fleet="ray", replicas=2, drop_stragglers=1)
+    second = json.loads(journal.splitlines()[2])
+    assert slow
+    assert second["dropped"] == [3]
+    assert (second["rewards"][3], second["coefficients"][3]) == ("nan", "0x0.0p+0")
+    assert all(c != "0x0.0p+0" for n, c in enumerate(second["coefficients"]) if n != 3)
+    from seedtune.cli.main import main
+
+    out = tmp_path / "again"
+    assert main(["replay", str(tmp_path / "ray"), "--model", str(tiny_folder), "--out", str(out)]) == 0
+    assert (out / "model.safetensors").read_bytes() == weights
+
+
+def boom(completions, **_):
+    raise ArithmeticError("seven is not even")
+
+
+def dies(completions, **_):
+    os._exit(3)
+
+
+@pytest.mark.parametrize(("function", "said"), [(boom, "seven is not even"), (dies, "a scoring process died")])
+def test_scoring_actors_report_what_scoring_processes_report(tmp_path, tiny_folder, function, said):
+    args = replace(SETTINGS, output_dir=str(tmp_path), fleet="ray", reward_workers=2)
+    with pytest.raises(RewardError, match=said):
+        ESTrainer(str(tiny_folder), function, args, ROWS, progress=Notes()).train()
+
+
+def test_what_cannot_work_is_said_at_once(tmp_path, tiny_folder):
+    def trainer(model=str(tiny_folder), reward=short, **options):
+        args = replace(SETTINGS, output_dir=str(tmp_path / "out"), fleet="ray", **options)
+        return ESTrainer(model, reward, args, ROWS, processing_class=tiny_tokenizer(), progress=Notes())
+
+    with pytest.raises(ConfigError, match="restore: exact"):
+        trainer(restore="subtract")
+    with pytest.raises(ConfigError, match="give its name"):
+        trainer(tiny_llama())
+    with pytest.raises(FleetError, match=r"no node of the cluster has 3 CPU, .* 2 CPU, 0 GPU"):
+        trainer(replica_cpus=3)
+    with pytest.raises(RewardError, match="cannot be sent"):
+        trainer(reward=Unpicklable(), reward_workers=1)
+    assert any("room for 2 of 5" in note for note in trainer(replicas=5).progress.notes)
+
+
+class Unpicklable:
+    __name__ = "unpicklable"
+
+    def __call__(self, completions, **_):
+        return [0.0] * len(completions)
+
+    def __reduce__(self):
+        raise TypeError("it holds a lock")
+
+
+@pytest.mark.parametrize("change", ["versions", "model", "digest"])
+def test_a_replica_that_differs_is_refused_and_named(tmp_path, tiny_folder, monkeypatch, change):
+    other = {"versions": ("seedtune 9.9", "noise stream 1"), "model": ("f00", []), "digest": "f00"}[change]
+    get, asked = ray.get, []
+
+    def lie(ref, **options):
+        found = get(ref, **options)
+        if isinstance(found, fleet.Joined) and not asked:
+            asked.append(found)
+            found = dataclasses.replace(found, **{change: other})
+        return found
+
+    monkeypatch.setattr(ray, "get", lie)
+    said = {"versions": "runs seedtune 9.9", "model": "another base model", "digest": "other weights"}[change]
+    with pytest.raises(FleetError, match=f"replica-1 on .* {said}"):
+        made(tmp_path / "one", tiny_folder, fleet="ray", replicas=1).train()
+    asked.clear()
+    trainer = made(tmp_path / "two", tiny_folder, fleet="ray", replicas=2)
+    trainer.train()
+    assert any(said in note and "refused" in note for note in trainer.progress.notes)
+
+
+def test_a_cluster_that_does_not_answer_is_an_error(monkeypatch):
+    def refuse(**options):
+        raise ConnectionError("nobody at 10.0.0.9:6379")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(FleetError, match=r"cannot reach the Ray cluster at 10\.0\.0\.9"):
+        fleet.RayFleet(None, None, None, chunk_size=1, seed=0, cluster=Cluster(1, "10.0.0.9:6379"), make=None, model="")
+
+
+@pytest.mark.parametrize(
+    ("address", "beyond"),
+    [(None, False), ("auto", False), ("127.0.0.1:6379", False), ("localhost:6379", False), ("[::1]:6379", False),
+     ("10.0.0.1:6379", True), ("ray://head.example:10001", True)],
+)  # fmt: skip
+def test_a_token_is_asked_for_beyond_this_machine(address, beyond, monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    cluster = Cluster(1, address)
+    assert cluster.beyond_this_machine is beyond
+    if beyond:
+        with pytest.raises(FleetError, match="RAY_AUTH_MODE=token"):  # Ray is imported already
+            cluster.secure()
+        monkeypatch.delitem(__import__("sys").modules, "ray")
+        cluster.secure()
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        cluster.secure()
+    else:
+        cluster.secure()
+        assert "RAY_AUTH_MODE" not in os.environ
+
+
+@pytest.mark.parametrize("logprobs", [False, True])
+def test_what_is_packed_comes_out_again(logprobs):
+    texts = Texts(tiny_tokenizer(), 0, 256)
+    members = Population(4, antithetic=True).ask(7)
+    prompts = texts.encode(["say this", "and that", "say this"], 8)
+    how = Sampling(8, temperature=0.5, rows_at_once=2, drawn_from=1, logprobs=logprobs)
+    work = unpack_work(pack_work(Work((members[3], None, members[0]), tuple(prompts), how, 2**60)), Population(4, True))
+    assert (work.members, work.sampling, work.seed) == ((members[3], None, members[0]), how, 2**60)
+    assert [p.ids for p in work.prompts] == [p.ids for p in prompts]
+    ids = [texts.encode([text], 1)[0].ids for text in ("é ü", "x", "")[:2]]
+    chances = (lambda n: [-0.5] * n) if logprobs else (lambda n: None)
+    ended = texts.completion([*ids[0], 0], chances(len(ids[0]) + 1)), texts.completion(ids[1], chances(len(ids[1])))
+    groups = [{2: ended[0]}, {0: ended[1], 1: texts.completion([0], chances(1))}]
+    assert unpack_groups(unpack(pack(pack_groups(groups))), texts.completion) == groups
+
+
+class Hungry:
+    """An engine that can decode `most` rows at once."""
+
+    def __init__(self, most):
+        self.most, self.tried = most, []
+
+    def become(self, members):
+        pass
+
+    def generate(self, prompts, sampling, seed, on_completions):
+        self.tried.append(sampling.rows_at_once)
+        if sampling.rows_at_once > self.most:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ...")
+        on_completions({})
+
+
+def test_out_of_memory_halves_the_batch_once():
+    payload = pack_work(Work((), (), Sampling(8, rows_at_once=16), 0))
+
+    def replica(most):
+        made = Replica(lambda model: Hungry(most), "", Population(2))
+        made._engine = Hungry(most)
+        return made
+
+    it = replica(8)
+    assert unpack(it.answer(payload))[1] == 8
+    assert unpack(it.answer(payload))[1] is None
+    assert it.engine.tried == [16, 8, 8]
+    with pytest.raises(OutOfMemory, match="8 rows"):
+        replica(4).answer(payload)
+
+
+def test_a_replica_without_memory_is_removed_and_not_replaced(alone, tmp_path, tiny_folder, monkeypatch):
+    answer = actors.Actor.answer
+
+    def starve(self, work):
+        if self.name == "replica-1":
+            out = actors.Future()
+            out.set_exception(self._told(OutOfMemory("out of memory, also with 2 rows at once")))
+            return out
+        return answer(self, work)
+
+    monkeypatch.setattr(actors.Actor, "answer", starve)
+    trainer, *theirs = trained(tmp_path / "ray", tiny_folder, fleet="ray", replicas=2)
+    assert theirs == [*alone]
+    assert trainer.run.history[-2]["fleet/replicas"] == 1
+    assert any("out of memory" in note and "removed" in note for note in trainer.progress.notes)
+
+
+def test_it_ends_with_the_users_second_ctrl_c(tmp_path, tiny_folder):
+    trainer = made(tmp_path / "ray", tiny_folder, fleet="ray", max_steps=10_000)
+
+    def interrupt(*_, **__):
+        if trainer.run.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer.progress.rows = interrupt
+    began = time.monotonic()
+    assert trainer.train().interrupted
+    assert time.monotonic() - began < 120
+    assert trainer.run.step >= 2

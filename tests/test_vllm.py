@@ -1,0 +1,206 @@
+"""The vLLM engine against the real vLLM, on a CPU: its weights, its members and its updates are the other engine's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("vllm")
+
+from seedtune import ESConfig, ESTrainer, build
+from seedtune.engines.base import Sampling
+from seedtune.errors import ConfigError, ModelError
+from seedtune.es.population import Member, Population
+from seedtune.noise import spec
+from seedtune.report.progress import Progress
+from tiny import save_tiny, tiny_llama, tiny_tokenizer
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's own
+
+PROMPTS = ["Tell me about the sea.", "What is two and two?", "Name a colour.", "Why is the sky blue?", "Count to five."]
+LONG = "The quick brown fox jumps over the lazy dog, and the dog does not mind at all. " * 12
+KINDS = {"full": {}, "lowrank": {"perturbation": "lowrank", "rank": 1, "antithetic": True, "scope": "linear"}}
+
+
+def settings(**options):
+    return ESConfig(**{"population_size": 4, "sigma": 0.02, "device": "cpu", "seed": 7, "dtype": "float32", **options})
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Heads of 32, the least that vLLM's attention on CPUs takes."""
+    return save_tiny(tmp_path_factory.mktemp("tiny"), hidden=128, context=2048)
+
+
+ENGINES = {}
+
+
+def engines(model, kind, **options):
+    """The two engines on one model; made once, as starting vLLM takes seconds."""
+    key = (str(model), kind, *options.items())
+    if key not in ENGINES:
+        args = settings(**KINDS[kind], **options)
+        ENGINES.clear()
+        ENGINES[key] = (
+            build.replica(str(model), None, args),
+            build.replica(str(model), None, ESConfig(**{**args.to_dict(), "engine": "vllm"})),
+        )
+    return ENGINES[key]
+
+
+def said(engine, members, prompts, length=24, **options):
+    encoded = engine.encode(prompts, length)
+    engine.become(members)
+    return engine.generate(encoded, Sampling(length, **options), seed=3)
+
+
+def test_versions_are_checked(monkeypatch):
+    from seedtune.engines import vllm
+
+    monkeypatch.setattr(vllm, "version", lambda package: "0.19.1")
+    with pytest.raises(ConfigError, match=r"0\.19\.1 is installed"):
+        vllm.check_version()
+
+
+def test_a_member_reaches_every_element_of_the_scope(tiny):
+    """vLLM empties the weights that it packs on a CPU: noise that misses them would pass unseen."""
+    _, it = engines(tiny, "full")
+    member = Member(1, 0, 0, 1)
+    said(it, [member] * 2, PROMPTS[:2])
+    base, key, reached = dict(tiny_like(tiny).named_parameters()), spec.member_key(7, 1, 0), 0
+    for name, number, shape in it.describe()["scope"]:
+        noise = spec.normals(key, number, spec.Purpose.FULL, 0, int(np.prod(shape))).reshape(shape)
+        expected = torch.from_numpy(base[name].detach().numpy() + np.float32(0.02) * noise)
+        held = it._do("held", name)
+        assert torch.equal(held, expected), name
+        reached += int((held != base[name]).sum())
+    assert reached > 0.999 * it.describe()["moved"]
+    said(it, [None] * 2, PROMPTS[:2])
+    assert all(torch.equal(it._do("held", name), base[name]) for name, *_ in it.describe()["scope"])
+
+
+def tiny_like(folder):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_engines_say_the_same(tiny, kind):
+    """Greedy, float32, twenty prompts and more; each member on its own, or all in one batch."""
+    ours, theirs = engines(tiny, kind)
+    members = Population(4, antithetic=kind == "lowrank").ask(1)
+    different = 0
+    for group in [members[:1], members[1:2], [None]] if kind == "full" else [[*members, None]]:
+        rows = [m for m in group for _ in range(len(PROMPTS) * 2)]
+        prompts = [f"{n} {p}" for _ in group for n in range(2) for p in PROMPTS]
+        pairs = zip(said(ours, rows, prompts), said(theirs, rows, prompts), strict=True)
+        different += sum(a.ids != b.ids for a, b in pairs)
+    assert different == 0
+    assert len({c.ids for c in said(theirs, rows, prompts)}) > 5
+
+
+def test_long_prompts_see_no_stale_prefix(tiny):
+    """Longer than a block of the cache, asked again after the weights have changed."""
+    ours, theirs = engines(tiny, "full")
+    prompts = [f"{LONG} {n}" for n in range(2)]
+    first = said(theirs, [None] * 2, prompts)
+    member = Member(3, 1, 1, 1)
+    moved = said(theirs, [member] * 2, prompts)
+    assert [c.ids for c in moved] == [c.ids for c in said(ours, [member] * 2, prompts)]
+    assert [c.ids for c in moved] != [c.ids for c in first]
+    assert [c.ids for c in said(theirs, [None] * 2, prompts)] == [c.ids for c in first]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_five_updates_give_the_same_bytes(tiny, tmp_path, kind):
+    ours, theirs = engines(tiny, kind)
+    coefficients = np.array([0.4, -0.3, 0.2, 0.1], np.float32)
+    for t in range(1, 6):
+        members = Population(4, antithetic=kind == "lowrank").ask(t)
+        assert ours.update(members, coefficients, 0.1) == theirs.update(members, coefficients, 0.1)
+        assert ours.digest() == theirs.digest()
+    ours.save(tmp_path / "ours")
+    theirs.save(tmp_path / "theirs")
+    files = [(tmp_path / who / "model.safetensors").read_bytes() for who in ("ours", "theirs")]
+    assert files[0] == files[1]
+    assert [c.ids for c in said(ours, [None] * 3, PROMPTS[:3])] == [
+        c.ids for c in said(theirs, [None] * 3, PROMPTS[:3])
+    ]
+
+
+def test_log_probabilities_and_samples(tiny):
+    ours, theirs = engines(tiny, "full")
+    prompts = PROMPTS[:3]
+    a, b = (said(e, [None] * 3, prompts, logprobs=True) for e in (ours, theirs))
+    for x, y in zip(a, b, strict=True):
+        assert x.logprobs == pytest.approx(y.logprobs, abs=1e-3)
+    drawn = [said(theirs, [None] * 3, prompts, temperature=1.0) for _ in range(2)]
+    assert [c.ids for c in drawn[0]] == [c.ids for c in drawn[1]]  # the seed decides
+    assert [c.ids for c in drawn[0]] != [c.ids for c in a]
+    riding = said(theirs, [None] * 3, prompts, drawn_from=2)
+    assert [c.ids for c in riding[:2]] == [c.ids for c in said(theirs, [None] * 3, prompts)[:2]]
+
+
+def test_an_exception_leaves_no_request_behind(tiny):
+    _, theirs = engines(tiny, "full")
+
+    def stop(ended):
+        raise KeyboardInterrupt
+
+    theirs.become([None] * 3)
+    with pytest.raises(KeyboardInterrupt):
+        theirs.generate(theirs.encode(PROMPTS[:3], 24), Sampling(24), 3, stop)
+    assert len(said(theirs, [None] * 2, PROMPTS[:2])) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_has_the_journal_of_the_other_engine(tiny, tmp_path, kind):
+    """Greedy in float32 the answers are the same, and so is all that follows; resumed from either."""
+
+    def letters(completions, **_):
+        return [float(c.count("e")) for c in completions]
+
+    rows = [{"prompt": p} for p in PROMPTS[:3]]
+
+    def train(engine, steps, folder, resume=False):
+        ENGINES.clear()
+        args = settings(**KINDS[kind], engine=engine, output_dir=str(tmp_path / folder), max_steps=steps, eval_steps=2,
+                        max_completion_length=16, reward_workers=0, learning_rate=0.05)  # fmt: skip
+        ESTrainer(str(tiny), letters, args, rows, progress=Progress()).train(resume_from_checkpoint=resume)
+        return (tmp_path / folder / "journal.jsonl").read_text().splitlines()
+
+    ours, theirs = train("hf", 3, "hf"), train("vllm", 2, "vllm")
+    assert theirs[1:] == ours[1:3]
+    assert train("hf", 3, "vllm", resume=True)[1:] == ours[1:]
+
+
+def test_what_vllm_cannot_do_is_said(tiny, tmp_path):
+    for options, error, says in [
+        ({"restore": "subtract"}, ConfigError, "restore: subtract"),
+        (
+            {**KINDS["lowrank"], "scope": "lm_head|mlp"},
+            ModelError,
+            "cannot carry 1 parameters in scope: lm_head.weight",
+        ),
+    ]:
+        with pytest.raises(error, match=says):
+            build.replica(str(tiny), None, settings(engine="vllm", **options))
+    with pytest.raises(ConfigError, match="its name or folder"):
+        build.replica(tiny_llama(), tiny_tokenizer(), settings(engine="vllm"))
+
+
+def test_what_adapters_cannot_carry_is_left_out_of_the_scope():
+    assert settings(engine="vllm", perturbation="lowrank").scope == "linear"
+    assert settings(engine="vllm").scope == settings(perturbation="lowrank").scope == "all"
+
+
+def test_parameters_that_are_not_found_are_named():
+    from seedtune.engines.vllm_worker import places
+
+    model, other = tiny_llama(), tiny_llama(seed=1)
+    parameters = dict(model.named_parameters())
+    assert places(parameters, list(parameters), model).keys() == parameters.keys()
+    with pytest.raises(ModelError, match=r"does not hold \d+ of \d+ parameters .*embed_tokens"):
+        places(parameters, list(parameters), other)
