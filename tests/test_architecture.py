@@ -19,7 +19,18 @@ MAY_IMPORT = {
     "perturb": {"noise", "es"},
     "engines": {"noise", "es", "perturb"},
     "fleet": {"noise", "es", "perturb", "engines", "tasks"},
-    "compare": {"journal", "tasks", "engines", "report", "build", "assess", "recipe", "trainer", "environment"},
+    "compare": {
+        "journal",
+        "tasks",
+        "engines",
+        "report",
+        "build",
+        "assess",
+        "recipe",
+        "trainer",
+        "environment",
+        "evaluate",
+    },
     "evaluate": {"noise", "es", "perturb", "engines", "tasks", "fleet"},
 }
 ONLY_IN = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import html
 import json
@@ -13,6 +14,9 @@ import numpy as np
 import pytest
 
 from seedtune.cli.main import main
+from seedtune.compare.plan import Cell
+from seedtune.compare.plan import comparison as comparison_of
+from seedtune.compare.runner import BASE, Outcome, summary
 from seedtune.errors import JournalError, RunFolderError
 from seedtune.journal import record
 from seedtune.journal.folder import read_lines
@@ -228,9 +232,20 @@ def test_members_that_were_left_out_leave_a_gap_and_no_blank(run):
 
 
 def test_a_method_that_hacked_is_flagged(tmp_path):
-    page = comparison_page.write(comparison(tmp_path)).read_text()
-    assert "es may have hacked the reward: it rose from -100 to -20.0, while right fell from 0.5 to 0.4" in page
-    assert "grpo may have hacked" not in page
+    rows = [[{"reward": r, "right": t} for t in truths] for r, truths in ((-9, [1] * 8), (-1, [0] * 8), (-5, [1] * 8))]
+    cells = [Cell(label, label, "", {}, 1) for label in ("es", "grpo")]
+    plan = comparison_of({"task": "conciseness", "seeds": [1]})
+    plan = dataclasses.replace(plan, truth="right", cells=tuple(cells))
+    outcomes = [
+        Outcome(c, {"points": [{"metrics": {}, "completions": r}]}) for c, r in zip([BASE, *cells], rows, strict=True)
+    ]
+    told = {c["label"]: c["hacked"] for c in summary(plan, outcomes)["cells"]}
+    said = "the reward may be hacked: it rose from -9 to -1, while right fell from 1 to 0"
+    assert told == {"base": [], "grpo": [], "es": [said]}
+    it = json.loads((comparison(tmp_path) / "comparison.json").read_text())
+    it["cells"][1]["hacked"] = told["es"]
+    (tmp_path / "comparison.json").write_text(json.dumps(it))
+    assert "es-seed1: the reward may be hacked" in comparison_page.write(tmp_path).read_text()
 
 
 def browse(page, tmp_path, script="", *options):

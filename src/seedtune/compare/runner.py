@@ -15,6 +15,7 @@ import yaml
 
 from ..environment import environment
 from ..errors import RunFolderError, SaveError
+from ..evaluate.audit import hacking
 from ..journal.folder import read_lines, write_text
 from ..report.comparison_page import NAME
 from .plan import Cell, Comparison
@@ -131,7 +132,16 @@ def summary(comparison: Comparison, outcomes: list[Outcome]) -> dict[str, Any]:
                 "folder": o.cell.folder,
                 "result": o.result,
                 "error": o.error,
+                "hacked": _hacked(comparison, outcomes[0], o),
             }
             for o in outcomes
         ],
     }
+
+
+def _hacked(comparison: Comparison, base: Outcome, outcome: Outcome) -> list[str]:
+    """What the truth says of the answers at the end, against the base model's."""
+    if base.result is None or outcome.result is None or outcome.cell is BASE or comparison.truth is None:
+        return []
+    before, after = (o.result["points"][-1]["completions"] for o in (base, outcome) if o.result)
+    return [str(finding) for finding in hacking(before, after, [comparison.truth])]

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,27 @@ def check_version() -> None:
     raise ConfigError('engine: vllm needs vLLM: pip install "seedtune[vllm]" (a GPU machine), or see docs/vllm.md.')
 
 
+def _spare_numba() -> None:
+    """vLLM looks through every imported module for kernels to replace, and breaks on what numba's compiler keeps there
+    (a library whose `__dict__` is no dictionary). It does not look there.
+    """
+    from vllm.triton_utils import dispatcher
+
+    scan = getattr(dispatcher, "_rebind_kernels", None)
+    if scan is None or hasattr(scan, "__wrapped__"):
+        return
+
+    @wraps(scan)
+    def spared(overrides: Any) -> None:
+        hidden = {n: sys.modules.pop(n) for n in list(sys.modules) if n.split(".")[0] in ("numba", "llvmlite")}
+        try:
+            scan(overrides)
+        finally:
+            sys.modules.update(hidden)
+
+    dispatcher._rebind_kernels = spared
+
+
 class VLLMEngine:
     """As `HFEngine`, but that vLLM decodes. `load` and `how` are what `models.load` and `HFEngine` take; `members` is
     the size of the population, `rows` how many rows vLLM may decode at once, `memory` the share of the GPU's memory
@@ -65,8 +88,10 @@ class VLLMEngine:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(how.get("generation_memory") or 2))))
-        from vllm import LLM
+        _spare_numba()
         from vllm.platforms import current_platform
+
+        from vllm import LLM
 
         self.name, self._rank = name, how.get("rank")
         self._cpu = current_platform.is_cpu()
@@ -76,7 +101,8 @@ class VLLMEngine:
             rank = next((r for r in _RANKS if r >= self._rank), None)
             if rank is None:
                 raise ConfigError(f"rank {self._rank} is more than vLLM's adapters can have ({_RANKS[-1]}).")
-            lora = {"enable_lora": True, "max_lora_rank": rank, "max_loras": members, "max_cpu_loras": members}
+            slots = members + 1  # one for the centre among members
+            lora = {"enable_lora": True, "max_lora_rank": rank, "max_loras": slots, "max_cpu_loras": slots}
         try:
             self._llm = LLM(
                 model=models.where(name),

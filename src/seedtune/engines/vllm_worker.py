@@ -99,30 +99,42 @@ class Twin:
         self._stale = False
 
     def _load_adapters(self, centre: LowRank, members: Sequence[Member | None]) -> list[int]:
-        """Members as LoRA adapters in memory: the product of B^T [r, in] and sigma * sign * A / sqrt(r) [out, r]."""
-        who = list(dict.fromkeys(m for m in members if m is not None))
+        """Members as LoRA adapters in memory: the product of B^T [r, in] and sigma * sign * A / sqrt(r) [out, r].
+
+        The centre among members is an adapter of zeros: on a CPU, vLLM gives rows without one another row's.
+        """
+        who = [m for m in dict.fromkeys(members) if m is not None]
+        if not who:
+            return [0] * len(members)
         ids = {m: 1 + m.iteration * 2**16 + m.index for m in who}
-        manager: Any = self.runner.lora_manager._adapter_manager
-        if who and sorted(ids.values()) != self._adapters:
+        of_centre = (who[0].iteration + 1) * 2**16
+        wanted = [*ids.values(), *([of_centre] if None in members else [])]
+        if wanted != self._adapters:
+            manager = self.runner.lora_manager._adapter_manager
             manager.remove_all_adapters()
             pairs = list(dict.fromkeys((m.iteration, m.pair) for m in who))
-            factors = centre.factors([spec.member_key(centre.seed, t, pair) for t, pair in pairs])
-            mapper = getattr(self.runner.get_model(), "hf_to_vllm_mapper", None)
-            rename = {"weights_mapper": mapper.get_rename_mapper()} if mapper is not None else {}
-            how = PEFTHelper(r=centre.rank, lora_alpha=centre.rank, target_modules="all-linear")
+            factors = dict(
+                zip(centre.names, centre.factors([spec.member_key(centre.seed, *pair) for pair in pairs]), strict=True)
+            )
             for m in who:
-                k, tensors = pairs.index((m.iteration, m.pair)), {}
-                for name, f in zip(centre.names, factors, strict=True):
-                    assert f is not None
-                    layer = f"base_model.model.{name.removesuffix('.weight')}"
-                    tensors[f"{layer}.lora_A.weight"] = torch.from_numpy(f.b_K[k])
-                    tensors[f"{layer}.lora_B.weight"] = torch.from_numpy(f.a_K[k]) * (
-                        m.sign * centre.sigma * float(f.scale)
-                    )
-                dtype = self.runner.lora_config.lora_dtype
-                manager.add_adapter(LoRAModel.from_lora_tensors(ids[m], tensors, how, "cpu", dtype, **rename))
-            self._adapters = sorted(ids.values())
-        return [0 if m is None else ids[m] for m in members]
+                k, scale = pairs.index((m.iteration, m.pair)), m.sign * centre.sigma
+                manager.add_adapter(self._adapter(ids[m], centre.rank, factors, k, scale))
+            if None in members:
+                manager.add_adapter(self._adapter(of_centre, centre.rank, factors, 0, 0.0))
+            self._adapters = wanted
+        return [of_centre if m is None else ids[m] for m in members]
+
+    def _adapter(self, number: int, rank: int, factors: Mapping[str, Any], k: int, scale: float) -> LoRAModel:
+        """The adapter of direction `k` of the factors, by the names of weights."""
+        tensors = {}
+        for name, f in factors.items():
+            layer = f"base_model.model.{name.removesuffix('.weight')}"
+            tensors[f"{layer}.lora_A.weight"] = torch.from_numpy(f.b_K[k])
+            tensors[f"{layer}.lora_B.weight"] = torch.from_numpy(f.a_K[k]) * (scale * float(f.scale))
+        how = PEFTHelper(r=rank, lora_alpha=rank, target_modules="all-linear")
+        rename = {} if (mapper := _renaming(self.runner.get_model())) is None else {"weights_mapper": mapper}
+        dtype = self.runner.lora_config.lora_dtype
+        return LoRAModel.from_lora_tensors(number, tensors, how, "cpu", dtype, **rename)
 
     # --- checks -------------------------------------------------------------------------------------------------------
 
@@ -156,7 +168,7 @@ def places(parameters: Mapping[str, nn.Parameter], moving: Sequence[str], model:
     parameters for which there is none.
     """
     held = {name.replace(".base_layer.", "."): p for name, p in model.named_parameters()}
-    mapper = getattr(model, "hf_to_vllm_mapper", None)
+    mapper = _renaming(model)
     found, missing = {}, []
     for name in moving:
         own = parameters[name].data
@@ -172,6 +184,12 @@ def places(parameters: Mapping[str, nn.Parameter], moving: Sequence[str], model:
             "without them."
         )
     return found
+
+
+def _renaming(model: nn.Module) -> Any:
+    """vLLM's mapping of Hugging Face names to its own, without what it says of stacking; None: they are the same."""
+    mapper = getattr(model, "hf_to_vllm_mapper", None)
+    return None if mapper is None else mapper.get_rename_mapper()
 
 
 def _place(

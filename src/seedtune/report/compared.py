@@ -19,19 +19,24 @@ def compared(comparison: Mapping[str, Any]) -> RenderableType:
     """From `comparison.json`."""
     found = lines(comparison)
     title = f"At most {comparison['generations']} generations each: {comparison['task']}, {comparison['model']}"
-    table = _table(title, columns(comparison))
+    headings, at_the_end = columns(comparison), 5 if comparison["truth"] else 4  # in two tables: a terminal is narrow
+    trained = [x for x in found if x.method != "base"]
+    tables = [_table(title, headings[:at_the_end])]
     for x in found:
-        table.add_row(x.label, *claims_row(x, comparison), style="dim" if x.method == "base" else "")
-    cost = _table("\nWhat a training cost", COSTS)
-    for x in found:
-        if x.method != "base":
-            cost.add_row(x.label, *costs(x))
-    return Group(table, cost, *(Text(said) for said in notes(comparison, found)))
+        tables[0].add_row(x.label, *claims_row(x, comparison)[:at_the_end], style="dim" if x.method == "base" else "")
+    if headings[at_the_end:]:
+        tables.append(_table("\nWhere the target was reached, seed by seed", headings[at_the_end:]))
+        for x in trained:
+            tables[-1].add_row(x.label, *claims_row(x, comparison)[at_the_end:])
+    tables.append(_table("\nWhat a training cost", COSTS))
+    for x in trained:
+        tables[-1].add_row(x.label, *costs(x))
+    return Group(*tables, "", *(Text(said) for said in notes(comparison, found)))
 
 
 def _table(title: str, headings: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for heading in headings:
         table.add_column(heading, justify="right")
     return table

@@ -52,7 +52,7 @@ def drawings(comparison: Mapping[str, Any]) -> dict[str, figures.Spec]:
     rewards = [{**p, "value": p["reward"]} for p in points]
     found = {"curves": figures.curves(rewards), "clock": figures.curves(rewards, x="seconds")}
     base = [{"label": "base", "seed": 0, **_point(point, truth)} for point in start]
-    near = [p for p in [*base, *(p for p in points if p["generations"])] if p["kl"] is not None]
+    near = [p for p in [*(p for p in points if p["generations"]), *base] if p["kl"] is not None]
     if len(near) > 1:
         found["plane"] = figures.plane(near, by="label")
     told = [{**p, "value": p["truth"]} for p in points if p["truth"] is not None]
@@ -85,12 +85,12 @@ def context(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     planned = len(comparison.get("planned", []))
     start = _start(comparison)
     prompts = len(start[0]["completions"]) if start else 0
-    methods = [x.label for x in found if x.method != "base"]
+    methods = list(dict.fromkeys(x.method for x in found if x.method != "base"))
     return {
         "title": f"{' and '.join(methods) or 'Nothing yet'}: {comparison['task']}, {comparison['model']}",
         "state": f"{done} of {planned} trainings",
         "lead": _lead(comparison, found),
-        "warnings": _warnings(comparison, found),
+        "warnings": _warnings(comparison),
         "columns": columns(comparison),
         "rows": [{"label": x.label, "cells": claims_row(x, comparison)} for x in found],
         "evaluated_on": f"{prompts} prompts" if prompts else "the evaluation prompts",
@@ -131,17 +131,9 @@ def _lead(comparison: Mapping[str, Any], found: Sequence[Line]) -> list[str]:
     return many
 
 
-def _warnings(comparison: Mapping[str, Any], found: Sequence[Line]) -> list[str]:
-    """Methods whose reward rose while the truth fell."""
-    base = next((x for x in found if x.method == "base"), None)
-    if base is None or base.truth is None or base.reward is None:
-        return []
-    return [
-        f"{x.label} may have hacked the reward: it rose from {number(base.reward)} to {number(x.reward)}, while "
-        f"{comparison['truth']} fell from {number(base.truth)} to {number(x.truth)} (means over seeds). Read them."
-        for x in found
-        if x.reward is not None and x.truth is not None and x.reward > base.reward and x.truth < base.truth
-    ]
+def _warnings(comparison: Mapping[str, Any]) -> list[str]:
+    """Trainings in which the reward rose while the truth fell, by more than chance."""
+    return [f"{cell['folder']}: {finding}." for cell in comparison["cells"] for finding in cell.get("hacked", [])]
 
 
 def _items(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
