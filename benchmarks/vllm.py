@@ -28,6 +28,7 @@ from seedtune import build
 from seedtune.config import ESConfig
 from seedtune.engines import models
 from seedtune.engines.base import Engine, Sampling
+from seedtune.engines.vllm import spare_numba
 from seedtune.es.population import Member, Population
 from seedtune.tasks.conciseness import task
 from vllm import LLM, SamplingParams
@@ -85,6 +86,7 @@ def tokens_per_second(llm: LLM) -> float:
 
 if __name__ == "__main__":
     args = arguments(__doc__)
+    spare_numba()
     plain = LLM(
         model=models.where(models.EMBEDDED), dtype="bfloat16", enforce_eager=True, enable_prefix_caching=False,
         max_num_seqs=128, skip_tokenizer_init=True, disable_log_stats=True,

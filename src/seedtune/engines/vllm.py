@@ -44,7 +44,7 @@ def check_version() -> None:
     raise ConfigError('engine: vllm needs vLLM: pip install "seedtune[vllm]" (a GPU machine), or see docs/vllm.md.')
 
 
-def _spare_numba() -> None:
+def spare_numba() -> None:
     """vLLM looks through every imported module for kernels to replace, and breaks on what numba's compiler keeps there
     (a library whose `__dict__` is no dictionary). It does not look there.
     """
@@ -88,7 +88,7 @@ class VLLMEngine:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(how.get("generation_memory") or 2))))
-        _spare_numba()
+        spare_numba()
         from vllm.platforms import current_platform
 
         from vllm import LLM
