@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint
 
 .DEFAULT_GOAL := help
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
-.PHONY: help setup setup-dev demo compare-demo test test-vllm lint format bench clean
+.PHONY: help setup setup-dev demo compare-demo test test-vllm lint format bench bench-vllm clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -74,6 +74,11 @@ bench: setup-dev  ## measure what the README claims
 	$(BIN)/python benchmarks/drift.py --json benchmarks/results/drift.json
 	$(BIN)/python benchmarks/population.py --json benchmarks/results/population.json
 	$(BIN)/python benchmarks/journal.py --json benchmarks/results/journal.json
+	$(BIN)/python benchmarks/fleet.py --json benchmarks/results/fleet.json
+	$(BIN)/python benchmarks/replicas.py --json benchmarks/results/replicas.json
+
+bench-vllm: $(VLLM)/.ready  ## measure what the README claims of vLLM
+	$(VLLM)/bin/python benchmarks/vllm.py --json benchmarks/results/vllm.json
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis
