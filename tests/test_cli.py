@@ -141,8 +141,12 @@ def test_a_run_is_measured_on_what_it_was_trained_for(project, capsys):
     assert main(["train", "--config", "run.yaml"]) == 0
     assert main(["export", "out", "--patch", "p.seedtune"]) == 0
     results = []
-    for what in ("out", "p.seedtune"):
-        assert main(["eval", what, "--samples", "2", "--max_eval_samples", "3", "--json", "result.json"]) == 0
+    assert main(["eval", "p.seedtune", "--samples", "0"]) == 2
+    assert "reward_funcs is missing" in capsys.readouterr().err  # a patch does not say which code is run
+    for what, functions in (("out", []), ("p.seedtune", ["--reward_funcs", "reward.py:short"])):
+        assert (
+            main(["eval", what, "--samples", "2", "--max_eval_samples", "3", "--json", "result.json", *functions]) == 0
+        )
         results.append(json.loads(Path("result.json").read_text())["model"])
     assert results[0] == results[1]
     assert len(results[0]["completions"]) == 3
@@ -156,7 +160,8 @@ def test_a_base_model_that_moved_is_named(project, tiny_folder, capsys):
     assert main(["train", "--config", "run.yaml", "--model_name_or_path", "base"]) == 0
     assert main(["export", "out", "--patch", "p.seedtune"]) == 0
     Path("base").rename("moved")
-    for command in (["eval", "p.seedtune", "--samples", "0"], ["generate", "p.seedtune", "hello"]):
+    functions = ["--reward_funcs", "reward.py:short"]
+    for command in (["eval", "p.seedtune", "--samples", "0", *functions], ["generate", "p.seedtune", "hello"]):
         assert main(command) == 1
         assert main([*command, "--base", "moved"]) == 0
     save_tiny(Path("base"), seed=1)

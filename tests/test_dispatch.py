@@ -137,6 +137,12 @@ def test_late_ones_are_left_behind_when_they_may_be():
     assert dispatcher.busy(slow)
 
 
+def test_a_chunk_that_kills_everyone_ends_the_run():
+    poisoned = [Simulated(str(n), says=lambda work: WorkerLost("killed") if work == 3 else work) for n in range(9)]
+    with pytest.raises(FleetError, match="chunk 3 cost 4 replicas, the last one because: killed"):
+        run(poisoned)
+
+
 def test_nobody_left_is_an_error_that_says_so():
     with pytest.raises(FleetError, match="no replica"):
         run([Simulated("dying", says=lambda work: WorkerLost("killed"))], timeout=0.5)

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from seedtune import ESConfig, ESTrainer
-from seedtune.engines.base import Sampling
+from seedtune.engines.base import Prompt, Sampling
 from seedtune.engines.texts import Texts
-from seedtune.errors import ConfigError, FleetError, RewardError
+from seedtune.errors import ConfigError, FleetError, ModelError, RewardError
 from seedtune.es.population import Population
 from seedtune.fleet.cluster import Cluster
 from seedtune.fleet.dispatch import Dispatcher
 from seedtune.fleet.plan import Work
-from seedtune.fleet.replica import OutOfMemory, Replica
+from seedtune.fleet.replica import OutOfMemory, Replica, _is_memory
 from seedtune.fleet.wire import pack, pack_groups, pack_work, unpack, unpack_groups, unpack_work
 from seedtune.report.progress import Progress
 from tiny import save_tiny, tiny_llama, tiny_tokenizer
@@ -299,21 +299,21 @@ def test_what_is_packed_comes_out_again(logprobs):
 class Hungry:
     """An engine that can decode `most` rows at once."""
 
-    def __init__(self, most):
-        self.most, self.tried = most, []
+    def __init__(self, most, error=RuntimeError):
+        self.most, self.error, self.tried = most, error, []
 
     def become(self, members):
         pass
 
     def generate(self, prompts, sampling, seed, on_completions):
-        self.tried.append(sampling.rows_at_once)
-        if sampling.rows_at_once > self.most:
-            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ...")
+        self.tried.append(min(sampling.rows_at_once, len(prompts)))
+        if self.tried[-1] > self.most:
+            raise self.error("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ...")
         on_completions({})
 
 
 def test_out_of_memory_halves_the_batch_once():
-    payload = pack_work(Work((), (), Sampling(8, rows_at_once=16), 0))
+    payload = pack_work(Work((None,) * 16, (Prompt("", (1,)),) * 16, Sampling(8, rows_at_once=64), 0))
 
     def replica(most):
         made = Replica(lambda model: Hungry(most), "", Population(2))
@@ -326,6 +326,8 @@ def test_out_of_memory_halves_the_batch_once():
     assert it.engine.tried == [16, 8, 8]
     with pytest.raises(OutOfMemory, match="8 rows"):
         replica(4).answer(payload)
+    assert _is_memory(ModelError("out of GPU memory with 128 rows of up to 300 tokens: set ..."))
+    assert not _is_memory(ModelError("log-probabilities need a model that caches keys and values"))
 
 
 def test_a_replica_without_memory_is_removed_and_not_replaced(alone, tmp_path, tiny_folder, monkeypatch):

@@ -84,7 +84,7 @@ def test_journals_that_are_no_journals(tmp_path, capsys):
         ("torn", lines[0][:40], "holds no whole line"),
         ("reordered", "".join([lines[0], lines[2], lines[1], *lines[3:]]), "line 2 is damaged"),
         ("gap", "".join([lines[0], *lines[2:]]), "line 2 is damaged"),
-        ("headless", "".join(lines[1:]), "It is the header"),
+        ("headless", "".join(lines[1:]), "its header is damaged"),
         ("edited", "".join(lines).replace('"t":2', '"t":3'), "line 3 is damaged"),
     ]:
         (tmp_path / name).mkdir()

@@ -41,14 +41,20 @@ def engine(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | No
     return _engine(loaded, tokenizer or own, name, args)
 
 
+def driver(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, args: ESConfig) -> Engine:
+    """The trainer's own replica. Beside a fleet it only updates, saves and measures, and takes no GPU."""
+    if args.fleet == "ray":
+        device = "cpu" if args.replica_gpus else args.device
+        args = dataclasses.replace(args, engine="hf", device=device)
+    return replica(model, tokenizer, args)
+
+
 def replica(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, args: ESConfig) -> Engine:
     """A replica on the engine that the settings name. Raises ConfigError, ModelError."""
     if args.engine == "hf":
         return engine(model, tokenizer, args)
     if not isinstance(model, str):
         raise ConfigError("engine: vllm loads the model itself: give its name or folder.")
-    if args.restore != "exact" or args.lowrank_vectors:
-        raise ConfigError("engine: vllm has neither restore: subtract nor lowrank_vectors: use engine: hf for those.")
     from .engines.vllm import VLLMEngine
 
     load = {"revision": args.model_revision, "trust_remote_code": args.trust_remote_code, "dtype": args.dtype}
@@ -114,9 +120,8 @@ def fleet(
         return LocalFleet(own, population, sampling, chunk_size=size, seed=args.seed)
     if not isinstance(model, str):
         raise ConfigError("fleet: ray loads the model on every node: give its name or a folder that all nodes see.")
-    if args.restore != "exact":
-        raise ConfigError("fleet: ray needs restore: exact, as replicas that drift apart would not hold one centre.")
-    cluster = Cluster(args.replicas, args.address, args.replica_cpus, args.replica_gpus, args.replica_timeout)
+    address = None if args.address == "local" else args.address
+    cluster = Cluster(args.replicas, address, args.replica_cpus, args.replica_gpus, args.replica_timeout)
     cluster.secure()
     try:
         from .fleet.ray import RayFleet

@@ -46,7 +46,7 @@ REFUSED = {
     "optim": "set optimizer (sgd, momentum, adam)",
     "bf16": "set dtype: bfloat16",
     "fp16": "set dtype: float16",
-    "use_vllm": "generation runs on transformers in this version",
+    "use_vllm": "set engine: vllm",
     "num_generations_eval": "evaluation decodes each prompt once",
     "model_init_kwargs": "set dtype, model_revision and trust_remote_code",
 }
@@ -256,6 +256,13 @@ class ESConfig:
             raise ConfigError("restore: subtract is for perturbation: full; low-rank members never change the weights.")
         if self.restore == "subtract" and self.master_dtype != "float32":
             raise ConfigError("restore: subtract keeps no master copy, so there is no master_dtype to choose.")
+        if self.fleet == "ray" and self.restore != "exact":
+            raise ConfigError("fleet: ray needs restore: exact: replicas that drift apart would not hold one centre.")
+        if self.engine == "vllm" and (self.restore != "exact" or self.lowrank_vectors):
+            raise ConfigError("engine: vllm has neither restore: subtract nor lowrank_vectors: use engine: hf.")
+        for name in ("vllm_gpu_memory_utilization", "adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be between 0 and 1, got {getattr(self, name)}.")
         if self.antithetic and self.population_size % 2:
             raise ConfigError(f"antithetic members come in pairs: population_size {self.population_size} is odd.")
         if self.weight_decay and self.anchor_decay:

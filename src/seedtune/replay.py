@@ -114,8 +114,9 @@ def settings(config: Mapping[str, Any]) -> ESConfig:
             "the run had restore: subtract, whose rounding depends on every member that was visited; it cannot be "
             "rebuilt from its journal."
         )
-    own = {"device": "cpu", "drift_samples": 0}
-    return ESConfig(**{**{k: v for k, v in config.items() if k in known}, **own})
+    own = {"device": "cpu", "drift_samples": 0}  # and nothing of what a file may not decide: trust_remote_code
+    learning = {f.name for f in dataclasses.fields(ESConfig) if f.metadata.get("learning")}
+    return ESConfig(**{**{k: v for k, v in config.items() if k in learning}, **own})
 
 
 def same(a: Patch, b: Patch) -> list[tuple[str, Any, Any]]:

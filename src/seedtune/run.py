@@ -97,6 +97,7 @@ class Run:
             if not file.exists() or not 1 <= t <= len(journal.iterations):
                 continue
             if self.fleet.load_state(file, journal.iterations[t - 1].digest, steps=t):
+                self.fleet.remember([(it.t, it.coefficients_M, it.learning_rate) for it in journal.iterations[:t]])
                 return t
             note(f"Note: {file} is not the state after iteration {t} that the journal speaks of; it was passed over.")
         return 0

@@ -12,11 +12,12 @@ from typing import Any
 from . import config_file
 from .journal.folder import RunFolder
 from .journal.patch import MAGIC, Patch
+from .tasks.reward import BUILTIN
 
 #: Of a run's settings, those that tell how to measure it: what it was asked, and how it is loaded.
 _HOW = (
     "task dataset_name dataset_config dataset_train_split dataset_test_split max_eval_samples reward_funcs eval_funcs "
-    "reward_weights max_completion_length chat_template_kwargs model_revision trust_remote_code dtype"
+    "reward_weights max_completion_length chat_template_kwargs model_revision dtype"
 ).split()
 _WHAT = _HOW[: _HOW.index("max_completion_length") + 1]
 
@@ -58,11 +59,15 @@ def located(name: str, base: str | None = None) -> Iterator[Target]:
 
 def own_settings(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """How a run (or a patch) was trained, as defaults to measure it; nothing for another model. Its task is not taken
-    where `given` names another task or other data.
+    where `given` names another task or other data; nor are, from a patch, functions that are not built in.
     """
     file = Path(name).expanduser() / "config.resolved.yaml"
     patch = None if file.is_file() else _patch(name)
     found = config_file.read(file) if file.is_file() else dict(patch.header["config"]) if patch else {}
+    if not file.is_file():  # a file from elsewhere does not say which code is run here
+        for key in ("reward_funcs", "eval_funcs"):
+            if not set(found.get(key) or []) <= set(BUILTIN):
+                del found[key]
     other = any(key in given for key in ("task", "dataset_name"))
     return {k: v for k, v in found.items() if k in _HOW and v is not None and not (other and k in _WHAT)}
 

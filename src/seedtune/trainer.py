@@ -85,7 +85,7 @@ class ESTrainer:
             )
         handlers = build.callbacks(args, callbacks)
 
-        self.engine = build.replica(model, processing_class, args)
+        self.engine = build.driver(model, processing_class, args)
         self.model, self.processing_class = self.engine.model, self.engine.tokenizer
         longest = self.prompts.encode(self.engine, args.max_completion_length)
         rows = args.generation_batch_size or self.engine.rows_that_fit(longest)

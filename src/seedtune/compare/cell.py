@@ -32,7 +32,10 @@ def main(folder: Path) -> None:
     """Raises SeedtuneError, and whatever the method raises."""
     Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     cell = json.loads((folder / "cell.json").read_text())
-    args = resolve({}, {**cell["shared"], "restore": "subtract", "drift_samples": 0, "temperature": 1.0})
+    to_measure = {
+        k: v for k, v in cell["shared"].items() if k not in ("perturbation", "master_dtype", "lowrank_vectors")
+    }
+    args = resolve({}, {**to_measure, "restore": "subtract", "drift_samples": 0, "temperature": 1.0})
     parts = data_and_rewards(args)
     if cell["function"]:
         for left in folder.iterdir():  # of a run that was cut off

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..recipe import RunConfig, data_and_rewards, resolve
 from ..tasks.reward import Reward
+from ..tasks.reward import resolve as found
 
 #: Methods that need no `function`, and where they are.
 METHODS = {
@@ -70,11 +71,14 @@ def comparison(values: Mapping[str, Any]) -> Comparison:
     if not isinstance(methods, Mapping):
         raise ConfigError("methods must map names to settings, for example {es: {}, grpo: {learning_rate: 5e-6}}.")
     seeds = values.get("seeds", [1, 2])
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise ConfigError(f"seeds must be a list of whole numbers, for example [1, 2]; got {seeds!r}.")
     cells = []
     for name, given in methods.items():
-        sweep = [dict(s or {}) for s in (given if isinstance(given, list) else [given])]
+        every = given if isinstance(given, list) else [given]
+        if not all(settings is None or isinstance(settings, Mapping) for settings in every):
+            raise ConfigError(f"methods: {name} must have settings (a mapping), or a list of them; got {given!r}.")
+        sweep = [dict(s or {}) for s in every]
         for settings in sweep:
             function = settings.pop("function", METHODS.get(str(name)))
             if function is None:
@@ -84,6 +88,7 @@ def comparison(values: Mapping[str, Any]) -> Comparison:
                     f"there is no method {name!r}; built in are {', '.join(METHODS)}. A method of your own needs "
                     f"`function: file.py:name` (docs/compare.md).{hint}"
                 )
+            found(function)  # complains before anything runs
             if name == "es":
                 resolve(shared, settings)  # complains before anything runs
             label = _label(str(name), settings, sweep)
@@ -92,6 +97,8 @@ def comparison(values: Mapping[str, Any]) -> Comparison:
     if len({cell.folder for cell in cells}) < len(cells):
         raise ConfigError("two cells are the same: a setting or a seed is there twice.")
     target = values.get("target")
+    if not (target is None or type(target) in (int, float)):
+        raise ConfigError(f"target must be a number, a reward to reach; got {target!r}.")
     return Comparison(
         args,
         shared,
@@ -106,7 +113,7 @@ def comparison(values: Mapping[str, Any]) -> Comparison:
 
 
 def _whole(name: str, value: Any) -> int:
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
         raise ConfigError(f"{name} must be a whole number, at least 1; got {value!r}.")
     return value
 

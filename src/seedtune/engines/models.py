@@ -50,7 +50,10 @@ def load(
 
 def where(name: str) -> str:
     """What transformers' own `from_pretrained` takes for a model's name."""
-    return str(embedded_model()) if name.lower() == EMBEDDED else name
+    if name.lower() == EMBEDDED:
+        return str(embedded_model())
+    folder = Path(name).expanduser()
+    return str(folder) if folder.exists() else name
 
 
 def files(name: str) -> dict[str, bytes]:

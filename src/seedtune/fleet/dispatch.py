@@ -21,6 +21,8 @@ from ..errors import FleetError
 #: A chunk is asked for again when it has taken this many times the median.
 _SLOW = 1.5
 _LOOK_EVERY = 0.2
+#: So many workers may be lost to one chunk of a run.
+_LOSSES = 4
 
 
 class Worker(Protocol):
@@ -84,7 +86,8 @@ class Dispatcher:
         return list(self._workers.values())
 
     def join(self, worker: Worker) -> None:
-        """A worker is ready; may be called from another thread, during a run."""
+        """A worker is ready; may be called during a run."""
+        self._workers[worker.name] = worker
         self._events.put((worker, None))
 
     def settle(self) -> None:
@@ -145,6 +148,7 @@ class Dispatcher:
     ) -> Tally:
         tally, began, alone = Tally(), time.monotonic(), time.monotonic()
         todo, answered, times = deque(range(len(works))), set[int](), list[float]()
+        losses = Counter[int]()
         while len(answered) < len(works):
             if not todo and self._all_late(answered, times):
                 left = set(range(len(works))) - answered
@@ -156,7 +160,9 @@ class Dispatcher:
                 worker, future = self._events.get(timeout=_LOOK_EVERY)
             except Empty:
                 tick()
-                todo.extend(self._overdue(answered, tally))
+                overdue = self._overdue(answered, tally)
+                todo.extend(overdue)
+                _check_losses(losses, overdue, "it did not answer in time")
                 if self._workers:
                     alone = time.monotonic()
                 elif time.monotonic() - alone > self.timeout:
@@ -176,6 +182,7 @@ class Dispatcher:
                 self.drop(worker, str(e))
                 if errand.number not in answered:
                     todo.appendleft(errand.number)
+                    _check_losses(losses, [errand.number], str(e))
                 continue
             if errand.number in answered:
                 continue
@@ -191,8 +198,8 @@ class Dispatcher:
     def _take(self, worker: Worker, future: Future[Any] | None) -> _Errand | None:
         """A worker that joined, or that is free again; the errand it is back from."""
         if future is None:
-            self._workers[worker.name] = worker
-            self._idle.append(worker.name)
+            if worker.name in self._workers:
+                self._idle.append(worker.name)
             return None
         errand = self._out.pop(worker.name, None)
         if errand is not None and worker.name in self._workers:
@@ -249,3 +256,14 @@ class Dispatcher:
                 if errand.run == self._runs and errand.number not in answered:
                     found.append(errand.number)
         return found
+
+
+def _check_losses(losses: Counter[int], lost: Sequence[int], why: str) -> None:
+    """Raise FleetError for a chunk that has cost too many workers: the next one would be lost as well."""
+    losses.update(lost)
+    for number in lost:
+        if losses[number] >= _LOSSES:
+            raise FleetError(
+                f"chunk {number} cost {_LOSSES} replicas, the last one because: {why}. If memory runs out or it takes "
+                "longer than replica_timeout, set chunk_size lower. The iterations before are safe; use --resume."
+            )

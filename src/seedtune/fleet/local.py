@@ -140,6 +140,9 @@ class LocalFleet:
     def save_state(self, file: Path) -> None:
         self.engine.save_state(file)
 
+    def remember(self, updates: Sequence[tuple[int, NDArray[np.float32], float]]) -> None:
+        """The updates behind a state that was loaded: iteration, coefficients, rate. One replica has no use for it."""
+
     def load_state(self, file: Path, digest: str, steps: int) -> bool:
         return self.engine.load_state(file, digest, steps)
 

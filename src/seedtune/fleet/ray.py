@@ -56,6 +56,7 @@ class RayFleet(LocalFleet):
         self.tally = Tally()
         self._files = files
         self._begin: tuple[str, str, int] | None = None
+        self._before: list[Update] = []
         self._updates: list[Update] = []
         self._joining: dict[ObjectRef[Any], Actor] = {}
         self._made = self._failures = self._refused = 0
@@ -67,7 +68,7 @@ class RayFleet(LocalFleet):
     def _connect(self) -> None:
         c = self.cluster
         here = {"num_cpus": c.cpus * c.replicas, "num_gpus": c.gpus * c.replicas or None, "include_dashboard": False}
-        options: dict[str, Any] = {"address": c.address} if c.address else here
+        options: dict[str, Any] = {"address": c.address} if c.address else {"address": "local", **here}
         self._ours = not ray.is_initialized()
         try:
             ray.init(**options, log_to_driver=False, ignore_reinit_error=True, logging_level=logging.ERROR)
@@ -96,10 +97,12 @@ class RayFleet(LocalFleet):
         remote = ray.remote(Replica).options(num_cpus=c.cpus, num_gpus=c.gpus, scheduling_strategy="SPREAD")
         actor = remote.remote(self.make, self.model, self.population, self._shared)
         replica = Actor(f"replica-{self._made}", actor, self.engine.texts.completion, self.note)
-        self._joining[self._join(replica, self._updates)] = replica
+        self._joining[self._join(replica)] = replica
 
-    def _join(self, replica: Actor, updates: Sequence[Update]) -> ObjectRef[Any]:
-        joined: ObjectRef[Any] = replica.actor.join.remote(versions(), self._begin, updates, self.engine.sigma)
+    def _join(self, replica: Actor) -> ObjectRef[Any]:
+        joined: ObjectRef[Any] = replica.actor.join.remote(
+            versions(), self._begin, self._before, self._updates, self.engine.sigma
+        )
         return joined
 
     def _welcome(self, wait: float = 0.0) -> None:
@@ -124,6 +127,7 @@ class RayFleet(LocalFleet):
                 self._refuse(replica, f"{replica.name} on {joined.host} {why}")
                 continue
             replica.host, replica.pid, replica.expected = joined.host, joined.pid, joined.digest
+            self._failures = 0
             self.dispatcher.join(replica)
         self.dispatcher.settle()
 
@@ -172,6 +176,8 @@ class RayFleet(LocalFleet):
         what = "its work goes to others" if worker.replaceable else "it was removed, and its work goes to others"
         self.note(f"{worker.name} on {worker.host} is gone ({why.splitlines()[0] if why else 'no reason'}); {what}.")
         ray.kill(worker.actor)
+        if self._refused >= self.cluster.replicas:
+            raise FleetError(f"no replica is left: {why} The iterations before are safe; --resume goes on from there.")
 
     # --- the work of a fleet ------------------------------------------------------------------------------------------
 
@@ -222,7 +228,7 @@ class RayFleet(LocalFleet):
             replica.update(payload)
         for ref, replica in list(self._joining.items()):  # they were told what had been: they must learn this, too
             del self._joining[ref]
-            self._joining[self._join(replica, [update])] = replica
+            self._joining[self._join(replica)] = replica
         self._own_digest = ""
         return super().update(iteration, coefficients, rate)
 
@@ -254,6 +260,10 @@ class RayFleet(LocalFleet):
         if found:
             self._begin, self._updates, self._own_digest = (str(file.absolute()), digest, steps), [], ""
         return found
+
+    def remember(self, updates: Sequence[Update]) -> None:
+        """For replicas that cannot read the state, or come when it is gone."""
+        self._before = list(updates)
 
     @property
     def _replicas(self) -> list[Actor]:

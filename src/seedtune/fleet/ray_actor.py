@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray import ObjectRef
 
+from ..errors import SeedtuneError
 from .dispatch import WorkerLost
 from .replica import OutOfMemory
 from .wire import ToCompletion, pack_work, unpack, unpack_groups
@@ -50,7 +51,9 @@ class Actor:
         if isinstance(cause, OutOfMemory):
             self.replaceable = False
             return WorkerLost(str(cause))
-        return cause
+        if isinstance(cause, SeedtuneError):
+            return cause
+        return WorkerLost(f"{type(cause).__name__}: {cause}")
 
     def update(self, payload: bytes) -> None:
         self.sent += len(payload)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -43,6 +44,7 @@ class RayScorer(Scorer):
         super().__init__(by_value, workers=workers, timeout=timeout)
         self._actors: list[Any] = []
         self._load: list[int] = []
+        self._lock, self._closed = threading.RLock(), False  # what actors say comes from another thread
 
     def submit(self, batch: Batch) -> Future[list[Scores]]:
         out: Future[list[Scores]] = Future()
@@ -50,12 +52,16 @@ class RayScorer(Scorer):
         return out
 
     def _send(self, batch: bytes, out: Future[list[Scores]], tries: int) -> None:
-        while len(self._actors) < self._workers:
-            self._actors.append(self._actor())
-            self._load.append(0)
-        n = self._load.index(min(self._load))
-        self._load[n] += 1
-        actor = self._actors[n]
+        with self._lock:
+            if self._closed:
+                out.set_exception(BrokenProcessPool("the run has ended"))
+                return
+            while len(self._actors) < self._workers:
+                self._actors.append(self._actor())
+                self._load.append(0)
+            n = self._load.index(min(self._load))
+            self._load[n] += 1
+            actor = self._actors[n]
 
         def done(future: Future[list[Scores]]) -> None:
             try:
@@ -71,12 +77,14 @@ class RayScorer(Scorer):
             except ray.exceptions.RayError as e:
                 again(e)
             finally:
-                if self._actors and self._actors[n] is actor:
-                    self._load[n] -= 1
+                with self._lock:
+                    if not self._closed and self._actors[n] is actor:
+                        self._load[n] -= 1
 
         def again(e: Exception) -> None:
-            if self._actors and self._actors[n] is actor:
-                self._actors[n], self._load[n] = self._actor(), 1  # 1: what is taken off at the end
+            with self._lock:
+                if not self._closed and self._actors[n] is actor:
+                    self._actors[n], self._load[n] = self._actor(), 0
             if tries > 1:
                 self._send(batch, out, tries - 1)
             else:
@@ -90,7 +98,8 @@ class RayScorer(Scorer):
 
     def close(self) -> None:
         """End the actors, at once."""
-        actors, self._actors, self._load = self._actors, [], []
+        with self._lock:
+            actors, self._actors, self._load, self._closed = self._actors, [], [], True
         for actor in actors:
             if ray.is_initialized():
                 ray.kill(actor)

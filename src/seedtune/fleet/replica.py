@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines.base import Completion, Engine
-from ..errors import FleetError
 from ..es.population import Population
 from ..noise import spec
 from .plan import Work
@@ -47,7 +46,9 @@ class Joined:
 
 def versions() -> tuple[str, ...]:
     """What must be the same everywhere."""
-    return (f"seedtune {version('seedtune')}", f"noise stream {spec.VERSION}")
+    torch = version("torch").partition("+")[0]  # builds for CPU and GPU may work together
+    parts = {"seedtune": version("seedtune"), "torch": torch, "transformers": version("transformers")}
+    return (*(f"{name} {number}" for name, number in parts.items()), f"noise stream {spec.VERSION}")
 
 
 class Replica:
@@ -59,7 +60,7 @@ class Replica:
         self._make, self._model, self._files, self.population = make, model, files, population
         self._engine: Engine | None = None
         self._rows: int | None = None
-        self._digest = ""
+        self._digest, self._t = "", 0
 
     @property
     def engine(self) -> Engine:
@@ -70,11 +71,13 @@ class Replica:
         self,
         expected: tuple[str, ...],
         begin: tuple[str, str, int] | None,
+        before: Sequence[Update],
         updates: Sequence[Update],
         sigma: float,
     ) -> Joined:
-        """Be what the driver is: load the base, or a saved state, and repeat the updates. `begin` is the state's file,
-        its digest and its iteration. Raises ModelError, FleetError.
+        """Be what the driver is: load the base, or a saved state, and repeat the updates, those that were not done yet.
+        `begin` is the state's file, its digest and its iteration; where it cannot be read, the updates `before` it are
+        repeated, too. Raises ModelError.
         """
         who = (versions(), platform.node(), os.getpid())
         if versions() != expected:
@@ -82,11 +85,10 @@ class Replica:
         if self._engine is None:
             self._engine = self._load()
             self.engine.set_sigma(sigma)
-            if begin is not None and not self.engine.load_state(Path(begin[0]), begin[1], begin[2]):
-                raise FleetError(
-                    f"{begin[0]} cannot be read on {platform.node()}, or is not the state it was: share the output "
-                    "folder with all nodes."
-                )
+            if begin is not None and self.engine.load_state(Path(begin[0]), begin[1], begin[2]):
+                self._t = begin[2]
+        for update in before:
+            self._update(update)
         for update in updates:
             self._update(update)
         self._digest = self.engine.digest()
@@ -110,7 +112,8 @@ class Replica:
         halved = None
         groups = self._decode(work)
         if groups is None and self._rows is None:
-            self._rows = halved = max(1, (work.sampling.rows_at_once or len(work.prompts)) // 2)
+            at_once = min(work.sampling.rows_at_once or len(work.prompts), len(work.prompts))
+            self._rows = halved = max(1, at_once // 2)
             groups = self._decode(work)
         if groups is None:
             raise OutOfMemory(f"out of memory, also with {self._rows} rows at once")
@@ -139,11 +142,12 @@ class Replica:
 
     def _update(self, update: Update) -> None:
         t, coefficients, rate = update
-        self.engine.update(self.population.ask(t), coefficients, rate)
+        if t > self._t:
+            self.engine.update(self.population.ask(t), coefficients, rate)
+            self._t = t
 
 
 def _is_memory(e: BaseException) -> bool:
     text = f"{type(e).__name__} {e}".lower()
-    return isinstance(e, MemoryError) or any(
-        s in text for s in ("outofmemory", "out of memory", "can't allocate memory")
-    )
+    signs = ("outofmemory", "out of memory", "out of gpu memory", "can't allocate memory")
+    return isinstance(e, MemoryError) or any(sign in text for sign in signs)

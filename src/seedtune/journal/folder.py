@@ -26,6 +26,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """As `write_text`."""
+    if path.is_dir() or not path.name:
+        raise SaveError(f"cannot write {str(path)!r}: it is a folder. Give the name of a file.")
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +63,7 @@ def save_whole(target: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a folder beside `target`, then give it that name. Raises SaveError (a full disk); what was there
     before is untouched, and no half folder is left.
     """
+    target = target.absolute()
     draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         draft.mkdir(parents=True)

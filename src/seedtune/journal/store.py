@@ -42,7 +42,7 @@ class Journal:
             except (ValueError, KeyError) as e:
                 advice = "The iterations before it are sound; a copy of the file cut before that line can be resumed."
                 if number == 1:
-                    advice = "It is the header, so nothing of this file can be used."
+                    advice = "It is neither a journal nor a patch, or its header is damaged: nothing of it can be used."
                 raise JournalError(f"{path}, line {number} is damaged: {e}. {advice}") from None
             parsed.append(line)
         if not parsed:
