@@ -8,11 +8,12 @@ import os
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
-from seedtune import ESConfig, ESTrainer
+from seedtune import ESConfig, ESTrainer, build
 from seedtune.engines.base import Prompt, Sampling
 from seedtune.engines.texts import Texts
 from seedtune.errors import ConfigError, FleetError, ModelError, RewardError
@@ -20,7 +21,7 @@ from seedtune.es.population import Population
 from seedtune.fleet.cluster import Cluster
 from seedtune.fleet.dispatch import Dispatcher
 from seedtune.fleet.plan import Work
-from seedtune.fleet.replica import OutOfMemory, Replica, _is_memory
+from seedtune.fleet.replica import OutOfMemory, Replica, _is_memory, versions
 from seedtune.fleet.wire import pack, pack_groups, pack_work, unpack, unpack_groups, unpack_work
 from seedtune.report.progress import Progress
 from tiny import save_tiny, tiny_llama, tiny_tokenizer
@@ -310,6 +311,22 @@ class Hungry:
         if self.tried[-1] > self.most:
             raise self.error("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ...")
         on_completions({})
+
+
+def test_a_replica_joins_by_whatever_it_can_read_and_repeats_nothing(tmp_path, tiny_folder):
+    def replica():
+        return Replica(partial(build.replica, tokenizer=None, args=SETTINGS), str(tiny_folder), Population(6))
+
+    updates = [(t, np.linspace(-1, 1, 6).astype(np.float32) / t, 0.1) for t in (1, 2, 3, 4)]
+    half = replica()
+    there = half.join(versions(), None, [], updates[:2], 0.02)
+    half.engine.save_state(tmp_path / "state")
+    whole = half.join(versions(), None, [], updates, 0.02)  # as when an update comes while it joins
+    begin = (str(tmp_path / "state"), there.digest, 2)
+    assert replica().join(versions(), begin, updates[:2], updates[2:], 0.02).digest == whole.digest != there.digest
+    (tmp_path / "state").unlink()
+    assert replica().join(versions(), begin, updates[:2], updates[2:], 0.02).digest == whole.digest
+    assert replica().join(("seedtune 9",), None, [], updates, 0.02).digest == ""
 
 
 def test_out_of_memory_halves_the_batch_once():

@@ -88,6 +88,8 @@ class RayFleet(LocalFleet):
                 f"There is room for {room} of {c.replicas} replicas of {c.wants()} ({c.lacks(nodes)}); the others join "
                 "when nodes do."
             )
+        if not c.gpus and any(node.get("Resources", {}).get("GPU") for node in nodes):
+            self.note("The cluster has GPUs, and the replicas ask for none: set replica_gpus to use them.")
         self._shared = ray.put(self._files) if self._files else None
 
     def _spawn(self) -> None:
