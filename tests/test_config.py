@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import yaml
 
-from seedtune import ESConfig
+from seedtune import ESConfig, build
 from seedtune.config import parse_rule
 from seedtune.config_file import read, to_yaml
 from seedtune.errors import ConfigError
@@ -65,3 +65,10 @@ def test_paths_and_counts_are_not_part_of_learning():
     learning = ESConfig().learning_part()
     assert not {"output_dir", "max_steps", "eval_steps", "report_to", "threads", "device"} & set(learning)
     assert {"sigma", "seed", "scope", "max_completion_length", "generation_batch_size"} <= set(learning)
+
+
+def test_settings_of_a_fleet_without_one_are_noted():
+    notes = []
+    for options in ({"replicas": 2}, {"drop_stragglers": 1}, {}):
+        build.fleet(None, "model", None, ESConfig(**options), None, notes.append)
+    assert notes == [f"{name}: nothing comes of it without fleet: ray." for name in ("replicas", "drop_stragglers")]

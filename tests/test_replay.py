@@ -6,6 +6,7 @@ import json
 import random
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from seedtune.cli.main import main
 from seedtune.errors import JournalError, SeedtuneError
 from seedtune.journal import record
 from seedtune.journal.patch import Patch
+from seedtune.targets import own_settings
 from test_trainer import trainer
 from tiny import save_tiny
 
@@ -290,3 +292,15 @@ def test_bad_input(tmp_path, monkeypatch, arguments, says, capsys):
     assert main([str(run) if a == "RUN" else a for a in arguments]) in (1, 2)
     assert re.search(says, capsys.readouterr().err)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_patch_does_not_say_which_code_is_run(tmp_path):
+    patch = Patch.of(*parts(trained(tmp_path)))
+    for functions in (["os.system"], [[1]], "conciseness"):
+        config = {**patch.header["config"], "reward_funcs": functions, "trust_remote_code": True, "task": "conciseness"}
+        file = tmp_path / "forged.seedtune"
+        file.write_bytes(replace(patch, header={**patch.header, "config": config}).to_bytes())
+        found = own_settings(str(file), {})
+        assert found["task"] == "conciseness"
+        assert not {"reward_funcs", "trust_remote_code"} & set(found)
+        assert not replay.settings(replay.load(file).header["config"]).trust_remote_code

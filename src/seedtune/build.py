@@ -117,6 +117,9 @@ def fleet(
     """Who answers: `own` itself, or replicas on a Ray cluster. Raises ConfigError, FleetError."""
     population, size = Population(args.population_size, args.antithetic), args.chunk_size or 1
     if args.fleet == "local":
+        unused = [n for n in ("address", "share_model", "drop_stragglers") if getattr(args, n)]
+        if unused or args.replicas > 1:
+            note(f"{', '.join(unused or ['replicas'])}: nothing comes of it without fleet: ray.")
         return LocalFleet(own, population, sampling, chunk_size=size, seed=args.seed)
     if not isinstance(model, str):
         raise ConfigError("fleet: ray loads the model on every node: give its name or a folder that all nodes see.")

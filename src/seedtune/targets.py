@@ -66,7 +66,7 @@ def own_settings(name: str, given: dict[str, Any]) -> dict[str, Any]:
     found = config_file.read(file) if file.is_file() else dict(patch.header["config"]) if patch else {}
     if not file.is_file():  # a file from elsewhere does not say which code is run here
         for key in ("reward_funcs", "eval_funcs"):
-            if not set(found.get(key) or []) <= set(BUILTIN):
+            if not all(isinstance(name, str) and name in BUILTIN for name in found.get(key) or []):
                 del found[key]
     other = any(key in given for key in ("task", "dataset_name"))
     return {k: v for k, v in found.items() if k in _HOW and v is not None and not (other and k in _WHAT)}

@@ -167,11 +167,11 @@ class VLLMEngine:
 
         adapters = self._do("seat", self._members or [None] * len(prompts))
         engine, completions = self._llm.llm_engine, {}
-        names = {}
+        names = []
         for n, (prompt, adapter) in enumerate(zip(prompts, adapters, strict=True)):
             request = LoRARequest(str(adapter), adapter, "in-memory") if adapter else None
             tokens = {"prompt_token_ids": list(prompt.ids)}
-            names[engine.add_request(str(n), tokens, self._params(sampling, seed, n), lora_request=request)] = n
+            names.append(engine.add_request(str(n), tokens, self._params(sampling, seed, n), lora_request=request))
         try:
             while engine.has_unfinished_requests():
                 ended = {int(out.request_id): self._completion(out.outputs[0]) for out in engine.step() if out.finished}
@@ -179,7 +179,7 @@ class VLLMEngine:
                 if ended and on_completions:
                     on_completions(ended)
         except BaseException:
-            engine.abort_request(list(names), internal=True)
+            engine.abort_request(names, internal=True)
             raise
         return [completions[n] for n in range(len(prompts))]
 

@@ -31,7 +31,7 @@ class Cluster:
     @property
     def beyond_this_machine(self) -> bool:
         """Whether `address` is one that others can reach, too."""
-        if self.address in (None, "local", "auto"):
+        if self.address in (None, "auto"):
             return False
         host = str(self.address).removeprefix("ray://").rpartition(":")[0].strip("[]") or str(self.address)
         try:

@@ -288,12 +288,9 @@ class RayFleet(LocalFleet):
             "fleet/lost": len(self.tally.lost),
             "fleet/asked_twice": self.tally.twice,
         }
-        self._count_anew()
-        return {name: float(value) for name, value in found.items()}
-
-    def _count_anew(self) -> None:
-        for replica in self._replicas:
+        for replica in replicas:
             replica.sent = replica.received = replica.tokens = 0
+        return {name: float(value) for name, value in found.items()}
 
     def close(self) -> None:
         """Let the replicas go, and the cluster, if it was started for this run."""

@@ -61,9 +61,7 @@ class Actor:
 
 
 def chained(
-    ref: ObjectRef[Any],
-    then: Callable[[Any], Any],
-    told: Callable[[BaseException], BaseException] = lambda cause: cause,
+    ref: ObjectRef[Any], then: Callable[[Any], Any], told: Callable[[BaseException], BaseException]
 ) -> Future[Any]:
     """A future of what `then` makes of the result. A lost actor is `WorkerLost`; what one raised goes to `told`."""
     out: Future[Any] = Future()

@@ -16,7 +16,7 @@ import ray
 
 from ..errors import RewardError
 from ..tasks.pool import Scorer
-from ..tasks.reward import BUILTIN, Batch, Reward, Scores, call
+from ..tasks.reward import Batch, Reward, Scores, call
 
 #: A batch is sent again to a new actor when its actor's machine is lost; a function that kills its process twice is
 #: to blame itself.
@@ -107,8 +107,6 @@ class RayScorer(Scorer):
 
 def _is_own(reward: Reward) -> bool:
     """Whether a function is the user's: not of an installed package. Its module is then sent along."""
-    if isinstance(reward.source, str) and ".py:" not in reward.source and reward.source in BUILTIN:
-        return False
     module = sys.modules.get(getattr(reward.function, "__module__", None) or type(reward.function).__module__)
     file = getattr(module, "__file__", None)
     installed = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib", "stdlib")}
