@@ -287,6 +287,15 @@ class ESConfig:
         """The settings that the weights depend on: what a journal's header holds, and what a resume must not change."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata.get("learning")}
 
+    @classmethod
+    def learning_defaults(cls) -> dict[str, Any]:
+        """What a journal means that lacks a setting, being older than it: a new setting's default changes nothing."""
+        return {
+            f.name: f.default
+            for f in dataclasses.fields(cls)
+            if f.metadata.get("learning") and f.default is not dataclasses.MISSING
+        }
+
     # What transformers' own callbacks (tensorboard, wandb...) ask of their arguments.
 
     def to_dict(self) -> dict[str, Any]:
