@@ -98,6 +98,7 @@ def _settings(args: ESConfig) -> dict[str, Any]:
         "master": args.master_dtype,
         "rank": args.rank if args.perturbation == "lowrank" else None,
         "lowrank_vectors": args.lowrank_vectors,
+        "lowrank_embeddings": args.lowrank_embeddings,
         "rule": update_rule(args),
         "threads": args.threads,
         "chat_template_kwargs": args.chat_template_kwargs,

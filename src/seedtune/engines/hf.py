@@ -63,6 +63,7 @@ class HFEngine:
         restore: str = "exact",
         rank: int | None = None,
         lowrank_vectors: bool = False,
+        lowrank_embeddings: bool = False,
         rule: UpdateRule | None = None,
         threads: int | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -95,13 +96,13 @@ class HFEngine:
             self._kept, self.left_out = self._cast_the_rest(chosen), {}
             self.centre: Centre = FullRank(chosen, restore=restore, **how)
         else:
-            layers = select_layers(self.model, scope, lowrank_vectors)
-            self._kept = self._cast_the_rest({**layers.found, **layers.vectors})
+            layers = select_layers(self.model, scope, lowrank_vectors, lowrank_embeddings)
+            self._kept = self._cast_the_rest({**layers.found, **layers.embeddings, **layers.vectors})
             self.left_out = layers.left_out
-            still = [layer for name, layer in linear_layers(model).items() if name not in layers.found]
-            self.centre = LowRank(
-                layers.found, together=layers.together, vectors=layers.vectors, still=still, rank=rank, **how
-            )
+            moving = {*layers.found.values()}
+            how |= {"still": [layer for layer in linear_layers(model).values() if layer not in moving]}
+            how |= {"together": layers.together, "embeddings": layers.embeddings, "vectors": layers.vectors}
+            self.centre = LowRank(layers.found, rank=rank, **how)
         self._members: list[tuple[int, int]] = []
         self.decoder = self._make_decoder()
 
