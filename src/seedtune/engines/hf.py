@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,7 +25,8 @@ from ..perturb.centre import Centre
 from ..perturb.centre import digest as digest_of
 from ..perturb.full import FullRank
 from ..perturb.lowrank import LowRank
-from ..perturb.scope import linear_layers, select, select_layers
+from ..perturb.quantised import plain, quantised
+from ..perturb.scope import linear_layers, quantised_in_scope, select, select_layers
 from . import reference
 from .attention import install as install_attention
 from .base import Completion, OnCompletions, Prompt, Sampling
@@ -84,16 +86,19 @@ class HFEngine:
         self.texts = Texts(tokenizer, stops, context, chat_template_kwargs)
         self._generation_memory = generation_memory
         self._dtype = DTYPES[dtype]
-        self._base_dtypes = {n: p.dtype for n, p in model.named_parameters()}
+        own = dict(model.named_parameters())
+        self._quantised = quantised(model)
         self._base_dtype = model.dtype
-        self._base_digest = digest_of(dict(model.named_parameters()))
-        self.model.to(self.device)
+        self._base_dtypes = {n: model.dtype if n in self._quantised else p.dtype for n, p in own.items()}
+        self._base_digest = digest_of({**own, **self._quantised})
+        if any(p.device != self.device for p in own.values()):
+            self.model.to(self.device)
         install_attention(self.model)
         how: dict[str, Any] = {"seed": seed, "sigma": sigma, "dtype": self._dtype, "noise": noise, "rule": rule}
         how |= {"keep_base": keep_base, "master": DTYPES[master]}
         if rank is None:
             chosen = select(model, scope)
-            self._kept, self.left_out = self._cast_the_rest(chosen), {}
+            self._kept, self.left_out = self._cast_the_rest(chosen), quantised_in_scope(model, scope)
             self.centre: Centre = FullRank(chosen, restore=restore, **how)
         else:
             layers = select_layers(self.model, scope, lowrank_vectors, lowrank_embeddings)
@@ -101,7 +106,8 @@ class HFEngine:
             self.left_out = layers.left_out
             moving = {*layers.found.values()}
             how |= {"still": [layer for layer in linear_layers(model).values() if layer not in moving]}
-            how |= {"together": layers.together, "embeddings": layers.embeddings, "vectors": layers.vectors}
+            how |= {"together": layers.together, "quantised": layers.quantised}
+            how |= {"embeddings": layers.embeddings, "vectors": layers.vectors}
             self.centre = LowRank(layers.found, rank=rank, **how)
         self._members: list[tuple[int, int]] = []
         self.decoder = self._make_decoder()
@@ -110,6 +116,8 @@ class HFEngine:
         """Bring parameters out of scope to the dtype of inference; keep what a checkpoint could not get back."""
         kept = {}
         for name, parameter in self.model.named_parameters():
+            if name in self._quantised:
+                continue  # whatever its codes are stored as
             if name not in chosen and parameter.dtype in DTYPES.values() and parameter.dtype != self._dtype:
                 kept[name] = parameter.data.cpu()
                 parameter.data = parameter.data.to(self._dtype)
@@ -279,12 +287,15 @@ class HFEngine:
     # --- files --------------------------------------------------------------------------------------------------------
 
     def describe(self) -> Mapping[str, Any]:
-        return {
+        about: dict[str, Any] = {
             "model": self.name,
             "digest": self._base_digest,
             "base_dtype": str(self._base_dtype).removeprefix("torch."),
             "dtype": str(self._dtype).removeprefix("torch."),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "parameters": sum(
+                math.prod(self._quantised[name].shape) if name in self._quantised else p.numel()
+                for name, p in self.model.named_parameters()
+            ),
             "moved": self.centre.moved,
             "left_out": self.left_out,
             "scope": [
@@ -292,25 +303,43 @@ class HFEngine:
                 for name, number, shape in zip(self.centre.names, self.centre.ids, self.centre.shapes, strict=True)
             ],
         }
+        moving = {name: weight.kind for name, weight in self._quantised.items() if name in self.centre.names}
+        return {**about, "quantised": moving} if moving else about
 
     def save(self, folder: Path) -> None:
-        """Safetensors, configuration and tokenizer, in the base model's dtype and layout."""
+        """Safetensors, configuration and tokenizer, in the base model's dtype and layout. Quantised layers are written
+        as ordinary ones: so the checkpoint holds what was learned, and loads without bitsandbytes.
+        """
         self.restore()
-        state = self.model.state_dict()
+        state = self._state()
+        with quiet():
+            (plain(self.model) if self._quantised else self.model).save_pretrained(folder, state_dict=state)
+            self.tokenizer.save_pretrained(folder)
+        config = folder / "config.json"
+        settings = json.loads(config.read_text())
+        settings["dtype"] = str(self._base_dtype).removeprefix("torch.")
+        config.write_text(json.dumps(settings, indent=2) + "\n")
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds."""
+        state: dict[str, torch.Tensor] = self.model.state_dict()
+        for name, weight in self._quantised.items():
+            layer = name.removesuffix("weight")
+            for key in [key for key in state if key.startswith(layer) and key != f"{layer}bias"]:
+                del state[key]  # codes and scales
+            dtype = self._base_dtype
+            values = self.centre.centre(name, dtype) if name in self.centre.names else weight.values().to(dtype)
+            state[name] = values.T.contiguous() if weight.transposed else values
         for name, dtype in self._base_dtypes.items():
+            if name in self._quantised:
+                continue
             if name in self.centre.names and dtype != self._dtype:
                 state[name] = self.centre.centre(name, dtype)
             elif name in self._kept:
                 state[name] = self._kept[name].to(dtype)
         for name in getattr(self.model, "all_tied_weights_keys", None) or {}:
             state.pop(name, None)
-        with quiet():
-            self.model.save_pretrained(folder, state_dict=state)
-            self.tokenizer.save_pretrained(folder)
-        config = folder / "config.json"
-        settings = json.loads(config.read_text())
-        settings["dtype"] = str(self._base_dtype).removeprefix("torch.")
-        config.write_text(json.dumps(settings, indent=2) + "\n")
+        return state
 
 
 def _pick_device(device: str) -> str:

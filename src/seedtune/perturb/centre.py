@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from ..es.update import UpdateRule, directions
 from ..noise import cpu, spec
 from ..noise.cpu import NO_WEIGHTS, Factors, Step, Weights
 from ..noise.spec import Key
+from .quantised import Packed, Quantised
 
 FORMATS = {torch.float32: cpu.F32, torch.bfloat16: cpu.BF16, torch.float16: cpu.F16}
 
@@ -36,7 +37,7 @@ class Centre:
 
     def __init__(
         self,
-        parameters: Mapping[str, nn.Parameter],
+        parameters: Mapping[str, nn.Parameter | Quantised],
         *,
         seed: int,
         sigma: float,
@@ -51,7 +52,7 @@ class Centre:
         self.rule = rule or UpdateRule()
         self._master = master
         self.names = list(parameters)
-        self.shapes = [tuple(p.shape) for p in parameters.values()]
+        self.shapes: list[tuple[int, ...]] = [tuple(p.shape) for p in parameters.values()]
         self.ids = [*spec.parameter_ids(self.names, noise).values()]
         self.parameters = list(parameters.values())
         self.steps = 0
@@ -59,17 +60,21 @@ class Centre:
         self._live: list[Weights] = []
         self._staging: list[torch.Tensor | None] = []
         self._centre: list[Weights] = []
-        self._base: list[torch.Tensor] = []
+        self._base: list[torch.Tensor | Packed] = []
         for parameter in self.parameters:
             if keep_base or self.rule.anchored:
-                self._base.append(parameter.detach().cpu().clone(memory_format=torch.contiguous_format))
-            self._adopt(parameter, dtype)
-        self._anchor = [_host_weights(base) for base in self._base] if self.rule.anchored else []
+                self._base.append(_as_it_came(parameter))
+            if isinstance(parameter, nn.Parameter):
+                self._adopt(parameter, dtype)
+            else:
+                self._adopt_quantised(parameter)
+        self._anchor = [_host_weights(base) for base in self._base_values()] if self.rule.anchored else []
         empty = np.empty(0, np.float32)
         sizes = [len(w) for w in self._centre]
         self._m = [np.zeros(n, np.float32) if self.rule.moments > 0 else empty for n in sizes]
         self._v = [np.zeros(n, np.float32) if self.rule.moments > 1 else empty for n in sizes]
         self._ranges = cpu.ranges(sizes)
+        self._live_ranges = cpu.ranges(len(w) for w in self._live)
         self._watchers: list[Callable[[], None]] = []
 
     def _adopt(self, parameter: nn.Parameter, dtype: torch.dtype) -> None:
@@ -88,6 +93,16 @@ class Centre:
             self._live.append(_host_weights(buffer))
         if not self.exact:
             self._centre.append(self._live[-1])
+
+    def _adopt_quantised(self, weight: Quantised) -> None:
+        self._centre.append(_host_weights(weight.values().to(self._master).contiguous()))
+        self._live.append(NO_WEIGHTS)
+        self._staging.append(None)
+
+    def _base_values(self) -> Iterator[torch.Tensor]:
+        """The weights as they came, on the CPU."""
+        for parameter, base in zip(self.parameters, self._base, strict=True):
+            yield base if isinstance(base, torch.Tensor) else cast(Quantised, parameter).values(base)
 
     @property
     def moved(self) -> int:
@@ -112,7 +127,10 @@ class Centre:
         """The live weights are the base model's, rounded to the precision of inference, for a while."""
         self.restore()
         for parameter, base in zip(self.parameters, self._base, strict=True):
-            parameter.data.copy_(base)
+            if isinstance(parameter, nn.Parameter):
+                parameter.data.copy_(cast(torch.Tensor, base))
+            else:
+                parameter.hold(cast(Packed, base))
         self._changed()
         try:
             yield
@@ -123,7 +141,7 @@ class Centre:
     def distance(self) -> float:
         """The Euclidean distance of the centre from the base model."""
         total = 0.0
-        for weights, base in zip(self._centre, self._base, strict=True):
+        for weights, base in zip(self._centre, self._base_values(), strict=True):
             step = _values(weights) - base.view(-1).float()
             total += float(step.double().square().sum())
         return math.sqrt(total)
@@ -164,11 +182,14 @@ class Centre:
         def work(n: int, a: int, b: int) -> None:
             cpu.perturb(self._live[n].part(a, b), self._centre[n].part(a, b), 0.0, (0, 0), self.ids[n], a)
 
-        cpu.parallel(work, self._ranges)
+        cpu.parallel(work, self._live_ranges)
+        for parameter, weights in zip(self.parameters, self._centre, strict=True):
+            if not isinstance(parameter, nn.Parameter):
+                parameter.write(_values(weights).view(parameter.shape))
 
     def _push(self) -> None:
         for parameter, buffer in zip(self.parameters, self._staging, strict=True):
-            if buffer is not None:
+            if buffer is not None and isinstance(parameter, nn.Parameter):
                 parameter.data.copy_(buffer, non_blocking=True)
         self._changed()
 
@@ -223,10 +244,16 @@ class Centre:
         return out
 
 
-def digest(parameters: Mapping[str, torch.Tensor]) -> str:
-    """The digest of whole tensors, in the dtype they have: which model this is. Quantised tensors are left out."""
-    held = {name: t.detach().cpu().contiguous() for name, t in parameters.items() if t.dtype in FORMATS}
-    return _digest([_host_weights(t) for t in held.values()], [spec.parameter_id(name) for name in held])
+def digest(parameters: Mapping[str, torch.Tensor | Quantised]) -> str:
+    """The digest of whole tensors, in the dtype they have, and of what quantised weights mean, in float32: which model
+    this is. Tensors quantised otherwise are left out.
+    """
+    total = 0
+    for name, given in parameters.items():
+        tensor = given if isinstance(given, torch.Tensor) else given.values()
+        if tensor.dtype in FORMATS:
+            total += int(_digest([_host_weights(tensor.detach().cpu().contiguous())], [spec.parameter_id(name)]), 16)
+    return f"{total % 2**64:016x}"
 
 
 def _digest(weights: Sequence[Weights], ids: Sequence[int]) -> str:
@@ -234,6 +261,12 @@ def _digest(weights: Sequence[Weights], ids: Sequence[int]) -> str:
         return cpu.digest(weights[n].part(a, b), ids[n], a)
 
     return f"{sum(cpu.parallel(work, cpu.ranges(len(w) for w in weights))) % 2**64:016x}"
+
+
+def _as_it_came(parameter: nn.Parameter | Quantised) -> torch.Tensor | Packed:
+    if isinstance(parameter, nn.Parameter):
+        return parameter.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return parameter.packed
 
 
 def _tensor(array: NDArray[Any]) -> torch.Tensor:

@@ -10,6 +10,7 @@ side, and `mask` [rows, K r] keeps each row's own: u = (x B_all) * mask, and
     y = x W^T + u A_all^T = [x, u] [W, A_all]^T,
 
 where the second form is one product with a wider matrix, packed once an iteration (on CPUs; see `ride`, `product`).
+A quantised W stays as it is, and the noise is added beside it, in the first form.
 Embeddings look up rows of A_all in place of the product x B_all (`embedding`).
 """
 
@@ -29,15 +30,17 @@ from ..noise.spec import Key
 from .centre import Centre
 from .embedding import Lookup
 from .product import packs
-from .ride import Ride
+from .quantised import Quantised
+from .ride import Beside, Ride
 from .vectors import Seats, Vector
 
 
 class LowRank(Centre):
     """Members that share one batch. `layers` are the modules whose weights move, by the weight's name; `together` names
-    those that read the same input; `still` are other linear layers, which gain from being packed; `embeddings` are
-    tables that move too, by name: where one is tied to a head, both move by the same noise, and `layers` holds the head
-    under that name; `vectors` are biases and norms that move with full-rank noise (the module and its attribute).
+    those that read the same input; `still` are other linear layers, which gain from being packed; `quantised` are the
+    weights of those layers that hold them so; `embeddings` are tables that move too, by name: where one is tied to a
+    head, both move by the same noise, and `layers` holds the head under that name; `vectors` are biases and norms that
+    move with full-rank noise (the module and its attribute).
 
     Raises ConfigError when the rank is larger than a weight's smaller side.
     """
@@ -50,11 +53,14 @@ class LowRank(Centre):
         together: Sequence[Sequence[str]] = (),
         still: Sequence[nn.Module] = (),
         embeddings: Mapping[str, nn.Embedding] | None = None,
+        quantised: Mapping[str, Quantised] | None = None,
         vectors: Mapping[str, tuple[nn.Module, str]] | None = None,
         **options: Any,
     ) -> None:
-        tables = embeddings or {}
-        parameters = {name: layer.get_parameter("weight") for name, layer in {**layers, **tables}.items()}
+        tables, packed = embeddings or {}, quantised or {}
+        parameters: dict[str, nn.Parameter | Quantised] = {
+            name: packed.get(name) or layer.get_parameter("weight") for name, layer in {**layers, **tables}.items()
+        }
         for name, parameter in parameters.items():
             if rank > min(parameter.shape):
                 raise ConfigError(
@@ -64,7 +70,9 @@ class LowRank(Centre):
         super().__init__(parameters, **options)
         self.rank = rank
         self._seats = Seats()
-        self._rides = self._make_rides(layers, together)
+        self._like = torch.empty(0, dtype=options["dtype"], device=self.parameters[0].device)
+        self._rides: list[Ride | Beside] = [Beside(n, layers[n], self._seats, self._like) for n in packed]
+        self._rides += self._make_rides({n: layer for n, layer in layers.items() if n not in packed}, together)
         self._lookups = [Lookup(name, table, self._seats) for name, table in tables.items()]
         self._vectors = {name: Vector(module, of, self._seats) for name, (module, of) in (vectors or {}).items()}
         self._still = [Ride({"": layer}, self._seats) for layer in still]
@@ -73,7 +81,9 @@ class LowRank(Centre):
 
     def _make_rides(self, layers: Mapping[str, nn.Module], together: Sequence[Sequence[str]]) -> list[Ride]:
         """Layers that read the same input become one product where weights are packed: fewer, larger steps."""
-        groups = [names for names in together if all(packs(layers[n].get_parameter("weight")) for n in names)]
+        groups = [
+            names for names in together if all(n in layers and packs(layers[n].get_parameter("weight")) for n in names)
+        ]
         grouped = {name for names in groups for name in names}
         groups += [[name] for name in layers if name not in grouped]
         return [Ride({name: layers[name] for name in names}, self._seats) for names in groups]
@@ -88,8 +98,7 @@ class LowRank(Centre):
         for row, member in enumerate(members):
             if member is not None:
                 mask[row, pairs.index((member.iteration, member.pair))] = member.sign
-        weight = self.parameters[0]
-        self._mask = mask.repeat_interleave(self.rank, dim=1).to(weight.device, weight.dtype)
+        self._mask = mask.repeat_interleave(self.rank, dim=1).to(self._like)
         self.seat(None)
 
     def seat(self, rows: torch.Tensor | None) -> None:

@@ -91,6 +91,36 @@ class Ride:
         return product(x) + functional.linear(u, self._second)
 
 
+class Beside:
+    """Noise beside a layer that computes by itself, a quantised one: y = layer(x) + u A_all^T."""
+
+    def __init__(self, name: str, layer: nn.Module, seats: Seats, like: torch.Tensor) -> None:
+        self.names, self._seats, self._like = [name], seats, like
+        self._first: torch.Tensor | None = None
+        self._second = torch.empty(0)
+        self._plain = layer.forward
+        layer.forward = self.forward
+
+    def set(self, factors: Sequence[Factors], sigma: float) -> None:
+        """Take the factors; of no pair: be the centre."""
+        a_all, b_all = side_by_side(factors[0])
+        self._first = b_all.T.to(self._like) if b_all.numel() else None
+        self._second = (a_all * (sigma * float(factors[0].scale))).to(self._like)
+
+    def lay_out(self) -> None:
+        """Nothing: the layer keeps its own."""
+
+    def weights_changed(self) -> None:
+        """Nothing is made of them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self._plain(x)
+        if self._first is None:
+            return y
+        u = functional.linear(x, self._first) * mask_of(x, self._seats, self.names[0])
+        return y + functional.linear(u, self._second)
+
+
 def side_by_side(factors: Factors) -> tuple[torch.Tensor, torch.Tensor]:
     """A_all [m, K r] and B_all [n, K r] of K pairs, for a weight [m, n]."""
     a_all = torch.from_numpy(factors.a_K).permute(1, 0, 2).flatten(1)

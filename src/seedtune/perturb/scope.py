@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import ConfigError, ModelError
 from .embedding import by_rows, embeddings
+from .quantised import Quantised, quantised
 from .vectors import vectors
 
 _LINEAR = (nn.Linear, Conv1D)
@@ -26,18 +27,30 @@ def select(model: nn.Module, scope: str) -> dict[str, nn.Parameter]:
     * anything else: a regular expression, searched in the canonical names.
 
     Raises ConfigError when the scope is not a regular expression or matches nothing, ModelError when the model holds
-    no floating-point parameter in it (quantised weights cannot move in place).
+    no floating-point parameter in it (full-rank noise cannot be added to quantised weights).
     """
-    chosen = _in_scope(model, scope)
-    floating = {name: p for name, p in chosen.items() if _floats(p)}
+    chosen, packed = _in_scope(model, scope), quantised(model)
+    floating = {name: p for name, p in chosen.items() if _floats(p) and name not in packed}
     if not floating:
-        kinds = sorted({str(p.dtype) for p in chosen.values()})
-        raise ModelError(
-            f"every parameter in scope {scope!r} is quantised ({', '.join(kinds)}). Noise could ride along with a "
-            "quantised layer, but an update moves its weights, and needs them in full precision. Load the model "
-            "unquantised, or choose a scope that is not quantised."
+        raise _all_quantised(
+            chosen, scope, "Use perturbation: lowrank, which can move layers that bitsandbytes quantised; or load"
         )
     return floating
+
+
+def quantised_in_scope(model: nn.Module, scope: str) -> dict[str, str]:
+    """The parameters in scope that `select` leaves out, with why."""
+    chosen, packed = _in_scope(model, scope), quantised(model)
+    why = "quantised: full-rank noise cannot be added to it; perturbation: lowrank moves layers of bitsandbytes"
+    return {name: why for name, p in chosen.items() if name in packed or not _floats(p)}
+
+
+def _all_quantised(chosen: Mapping[str, nn.Parameter], scope: str, advice: str) -> ModelError:
+    kinds = sorted({str(p.dtype) for p in chosen.values()})
+    return ModelError(
+        f"every parameter in scope {scope!r} is quantised ({', '.join(kinds)}), and an update needs weights in full "
+        f"precision. {advice} the model unquantised, or choose a scope that is not quantised."
+    )
 
 
 def _floats(parameter: nn.Parameter) -> bool:
@@ -66,12 +79,14 @@ def _in_scope(model: nn.Module, scope: str) -> dict[str, nn.Parameter]:
 @dataclass(frozen=True)
 class Layers:
     """What of a scope can move low-rank: linear layers by their weight's name, in the model's order; the names of those
-    that read the same input; embeddings, biases and norms, where they are asked for; and the parameters in scope that
-    must be left out, with why. A head that is tied to one of the embeddings is among the layers, by the same name.
+    that read the same input; which of them are quantised; embeddings, biases and norms, where they are asked for; and
+    the parameters in scope that must be left out, with why. A head that is tied to one of the embeddings is among the
+    layers, by the same name.
     """
 
     found: dict[str, nn.Module]
     together: list[list[str]]
+    quantised: dict[str, Quantised]
     embeddings: dict[str, nn.Embedding]
     vectors: dict[str, tuple[nn.Module, str]]
     left_out: dict[str, str]
@@ -88,7 +103,19 @@ def select_layers(
 
     Raises as `select`, and ConfigError when nothing is left, or no embedding where they are asked for.
     """
-    chosen, layers = select(model, scope), linear_layers(model)
+    packed, layers = quantised(model), linear_layers(model)
+    layers |= {name: weight.layer for name, weight in packed.items()}
+    left_out: dict[str, str] = {}
+    chosen: dict[str, nn.Parameter] = {}
+    for name, parameter in (whole := _in_scope(model, scope)).items():
+        if name in packed and (why := packed[name].stays):
+            left_out[name] = why
+        elif name not in packed and not _floats(parameter):
+            left_out[name] = "quantised: an update needs full precision"
+        else:
+            chosen[name] = parameter
+    if not chosen:
+        raise _all_quantised(whole, scope, "Load")
     small = {n: v for n, v in vectors(model, layers).items() if n in chosen} if with_vectors else {}
     tables = {n: t for n, t in embeddings(model).items() if n in chosen} if with_embeddings else {}
     layers |= {name: head for name, (_, head) in tables.items() if head is not None}
@@ -106,7 +133,6 @@ def select_layers(
     }
     found = {name: watched[name] for name in watched if rides(name) and (name in looked_up or name not in tables)}
     moving = {name: small[name] for name in small if small[name][0] in seen and seen[small[name][0]].dim() > 2}
-    left_out = {n: "quantised: an update needs full precision" for n in _in_scope(model, scope) if n not in chosen}
     for name in chosen:
         if name in tables and name not in looked_up:
             left_out[name] = "not looked up once for every row, or used in other ways as well"
@@ -128,7 +154,8 @@ def select_layers(
     for name, layer in found.items():
         readers.setdefault(id(seen[layer]), []).append(name)
     together = [names for names in readers.values() if len(names) > 1]
-    return Layers(found, together, looked_up, moving, left_out)
+    packed = {name: packed[name] for name in found if name in packed}
+    return Layers(found, together, packed, looked_up, moving, left_out)
 
 
 def _inputs(model: PreTrainedModel, modules: Sequence[nn.Module], rows: int) -> dict[nn.Module, torch.Tensor]:
@@ -156,4 +183,5 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def _linear_weights(model: nn.Module) -> set[str]:
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    return {name for name, module in linear_layers(model).items() if module is not head}
+    layers = {**linear_layers(model), **{name: weight.layer for name, weight in quantised(model).items()}}
+    return {name for name, module in layers.items() if module is not head}
