@@ -230,12 +230,13 @@ def test_a_checkpoint_is_the_master_and_loads_without_bitsandbytes(tmp_path, bas
     assert e.generate(e.encode(["a"], 4), GREEDY, 0)
 
 
-def test_layers_out_of_scope_are_saved_as_they_are(tmp_path, base):
-    e = engine(load(base), rank=1, scope="layers.1.mlp")
+@pytest.mark.parametrize("kind", ["nf4", "stored", "int8"])
+def test_layers_out_of_scope_are_saved_as_they_are(tmp_path, base, kind):
+    e = engine(load(base, kind), rank=1, scope="layers.1.mlp")
     assert [*e.describe()["quantised"]] == e.centre.names
     e.update(MEMBERS, C, 0.1)
     e.save(tmp_path)
-    loaded, before = AutoModelForCausalLM.from_pretrained(tmp_path), values(load(base))
+    loaded, before = AutoModelForCausalLM.from_pretrained(tmp_path), values(load(base, kind))
     for name, was in before.items():
         assert torch.equal(loaded.get_parameter(name), was) == (name not in e.centre.names)
 
@@ -267,10 +268,11 @@ def test_distance_and_the_base_itself(base):
     assert torch.equal(anchored.centre.centre(LAYER, torch.float32), values(load(base))[LAYER])
 
 
-def test_full_rank_members_of_quantised_layers_are_refused_or_named(base):
+@pytest.mark.parametrize("kind", ["nf4", "stored", "int8"])
+def test_full_rank_members_of_quantised_layers_are_refused_or_named(base, kind):
     with pytest.raises(ModelError, match=r"every parameter in scope 'linear' is quantised[\s\S]*perturbation: lowrank"):
-        engine(load(base), scope="linear")
-    e = engine(load(base))
+        engine(load(base, kind), scope="linear")
+    e = engine(load(base, kind))
     assert e.describe()["left_out"][LAYER].startswith("quantised: full-rank noise cannot")
     assert "quantised" not in e.describe()
     assert len(e.centre.names) == 7

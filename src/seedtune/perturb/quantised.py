@@ -145,7 +145,8 @@ class EightBits(_Layer):
 
     def hold(self, packed: Packed) -> None:
         state, weight = self.layer.state, self.layer.weight
-        state.CB, state.SCB = weight.data, _ = packed
+        weight.data = packed.codes
+        state.CB, state.SCB = packed
         weight.CB = weight.SCB = None
 
     def values(self, packed: Packed | None = None) -> torch.Tensor:
