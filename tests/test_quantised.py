@@ -254,7 +254,7 @@ def test_a_layer_whose_weight_is_transposed_is_saved_as_the_model_has_it(tmp_pat
         GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
     e = engine(load(tmp_path / "base"), rank=1, scope="linear")
     with pytest.raises(ModelError, match="apply one patch at a time"):
-        unquantise(e.model, {})
+        unquantise(e.model)
     name = "transformer.h.0.attn.c_attn.weight"
     assert e.centre.shapes[e.centre.names.index(name)] == (192, 64)
     e.update(MEMBERS, C, 0.1)

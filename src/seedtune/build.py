@@ -73,7 +73,7 @@ def replica(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | N
 def on_top(engine: HFEngine, args: ESConfig) -> HFEngine:
     """A replica whose base is another's centre, in full precision; it saves as the other would. Raises ModelError."""
     full = engine.centre_in_full()
-    unquantise(engine.model, full)
+    unquantise(engine.model)
     for name, tensor in full.items():
         engine.model.get_parameter(name).data = tensor
     for module in engine.model.modules():

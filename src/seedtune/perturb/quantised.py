@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import logging
 import sys
-from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -187,8 +186,8 @@ def plain(model: PreTrainedModel) -> PreTrainedModel:
     return made
 
 
-def unquantise(model: PreTrainedModel, values: Mapping[str, torch.Tensor]) -> None:
-    """Put ordinary layers in the places of quantised ones, with these weights, or what the codes mean.
+def unquantise(model: PreTrainedModel) -> None:
+    """Put ordinary layers in the places of quantised ones, with what the codes mean, float32.
 
     Raises ModelError where the model would not be the same but for the layers' kind.
     """
@@ -199,7 +198,7 @@ def unquantise(model: PreTrainedModel, values: Mapping[str, torch.Tensor]) -> No
         layer: Any = weight.layer
         outs, ins = weight.shape
         made = nn.Linear(ins, outs, bias=False, device="meta")
-        made.weight = nn.Parameter(values[name] if name in values else weight.values(), requires_grad=False)
+        made.weight = nn.Parameter(weight.values(), requires_grad=False)
         made.bias = layer.bias
         model.set_submodule(name.removesuffix(".weight"), made)
     quantiser: Any = getattr(model, "hf_quantizer", None)
