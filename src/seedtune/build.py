@@ -66,6 +66,8 @@ def replica(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | N
         members=args.population_size,
         rows=args.generation_batch_size,
         memory=args.vllm_gpu_memory_utilization,
+        devices=args.vllm_tensor_parallel_size,
+        context=args.vllm_max_model_length,
     )
 
 

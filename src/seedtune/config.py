@@ -195,6 +195,12 @@ class ESConfig:
     vllm_gpu_memory_utilization: float = setting(
         "Model", "with vllm: share of the GPU's memory that it may take", 0.9, learning=False
     )
+    vllm_tensor_parallel_size: int = setting(
+        "Model", "with vllm: GPUs that a replica's model is spread over", 1, learning=False
+    )
+    vllm_max_model_length: int | None = setting(
+        "Model", "with vllm: longest prompt with its completion; default: the model's own", None, learning=False
+    )
     model_revision: str | None = setting("Model", "branch, tag or commit on the Hub", None)
     trust_remote_code: bool = setting("Model", "run code that comes with the model", False, learning=False)
     dtype: str = setting("Model", "precision of inference: bfloat16, float16 or float32", "bfloat16")
@@ -330,6 +336,8 @@ _AT_LEAST = {
     "reward_workers": 0,
     "reward_timeout": 0.001,
     "replicas": 1,
+    "vllm_tensor_parallel_size": 1,
+    "vllm_max_model_length": 1,
     "replica_cpus": 1,
     "replica_gpus": 0,
     "replica_timeout": 1,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,12 +24,11 @@ from ..perturb.centre import digest as digest_of
 from ..perturb.full import FullRank
 from ..perturb.lowrank import LowRank
 from ..perturb.scope import linear_layers, select, select_layers
-from . import reference
+from . import models, reference
 from .attention import install as install_attention
 from .base import Completion, OnCompletions, Prompt, Sampling
 from .cache import RowCache
 from .decode import Decoder, Written
-from .models import quiet
 from .teacher import distributions, logprobs
 from .texts import Texts
 
@@ -301,15 +299,7 @@ class HFEngine:
                 state[name] = self.centre.centre(name, dtype)
             elif name in self._kept:
                 state[name] = self._kept[name].to(dtype)
-        for name in getattr(self.model, "all_tied_weights_keys", None) or {}:
-            state.pop(name, None)
-        with quiet():
-            self.model.save_pretrained(folder, state_dict=state)
-            self.tokenizer.save_pretrained(folder)
-        config = folder / "config.json"
-        settings = json.loads(config.read_text())
-        settings["dtype"] = str(self._base_dtype).removeprefix("torch.")
-        config.write_text(json.dumps(settings, indent=2) + "\n")
+        models.save(folder, self.model, self.tokenizer, state, self._base_dtype)
 
 
 def _pick_device(device: str) -> str:

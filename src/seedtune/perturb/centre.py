@@ -20,8 +20,9 @@ from torch import nn
 from ..es.population import Member
 from ..es.update import UpdateRule, directions
 from ..noise import cpu, spec
-from ..noise.cpu import NO_WEIGHTS, Factors, Step, Weights
+from ..noise.cpu import NO_WEIGHTS, WHOLE, Cut, Factors, Step, Weights
 from ..noise.spec import Key
+from .shard import Shard
 
 FORMATS = {torch.float32: cpu.F32, torch.bfloat16: cpu.BF16, torch.float16: cpu.F16}
 
@@ -32,6 +33,9 @@ class Centre:
     They keep their place in the model; their data is cast to `dtype`, the precision of inference, while the master
     keeps what they held. Live weights that are not on the CPU are written by way of a host buffer. `keep_base`: the
     weights as they came are kept too, for `as_base` and `distance`.
+
+    `live`: tensors of `dtype` that hold the live weights instead, as an engine of its own has them. `shards`: the
+    parameters given are these parts of the model's.
     """
 
     def __init__(
@@ -46,12 +50,16 @@ class Centre:
         rule: UpdateRule | None = None,
         keep_base: bool = False,
         master: torch.dtype = torch.float32,
+        live: Sequence[torch.Tensor] | None = None,
+        shards: Sequence[Shard] | None = None,
     ) -> None:
         self.seed, self.sigma, self.exact = seed, sigma, restore == "exact"
         self.rule = rule or UpdateRule()
         self._master = master
         self.names = list(parameters)
         self.shapes = [tuple(p.shape) for p in parameters.values()]
+        self.shards = list(shards or [Shard(shape) for shape in self.shapes])
+        self._cuts = [shard.cut for shard in self.shards]
         self.ids = [*spec.parameter_ids(self.names, noise).values()]
         self.parameters = list(parameters.values())
         self.steps = 0
@@ -60,10 +68,10 @@ class Centre:
         self._staging: list[torch.Tensor | None] = []
         self._centre: list[Weights] = []
         self._base: list[torch.Tensor] = []
-        for parameter in self.parameters:
+        for n, parameter in enumerate(self.parameters):
             if keep_base or self.rule.anchored:
                 self._base.append(parameter.detach().cpu().clone(memory_format=torch.contiguous_format))
-            self._adopt(parameter, dtype)
+            self._adopt(parameter, dtype, live[n] if live else None)
         self._anchor = [_host_weights(base) for base in self._base] if self.rule.anchored else []
         empty = np.empty(0, np.float32)
         sizes = [len(w) for w in self._centre]
@@ -72,12 +80,12 @@ class Centre:
         self._ranges = cpu.ranges(sizes)
         self._watchers: list[Callable[[], None]] = []
 
-    def _adopt(self, parameter: nn.Parameter, dtype: torch.dtype) -> None:
+    def _adopt(self, parameter: nn.Parameter, dtype: torch.dtype, live: torch.Tensor | None) -> None:
         base = parameter.data
         if self.exact:
             master = base.to("cpu", self._master, copy=base.dtype != self._master or dtype == self._master)
             self._centre.append(_host_weights(master.contiguous()))
-        parameter.data = base.to(dtype).contiguous()
+        parameter.data = base.to(dtype).contiguous() if live is None else live.copy_(base)
         if parameter.data.device.type == "cpu":
             self._staging.append(None)
             self._live.append(_host_weights(parameter.data))
@@ -91,8 +99,8 @@ class Centre:
 
     @property
     def moved(self) -> int:
-        """How many weights are in scope."""
-        return sum(len(w) for w in self._centre)
+        """How many weights are in scope; of the whole model, where only shards of it are held."""
+        return sum(math.prod(shard.shape) for shard in self.shards)
 
     def become(self, members: Sequence[Member | None]) -> None:
         """Get ready for a batch whose row n is answered by `members[n]`; None is the centre."""
@@ -110,22 +118,31 @@ class Centre:
     @contextmanager
     def as_base(self) -> Iterator[None]:
         """The live weights are the base model's, rounded to the precision of inference, for a while."""
+        self.show_base()
+        try:
+            yield
+        finally:
+            self.show_centre()
+
+    def show_base(self) -> None:
+        """Write the base model's weights into the live ones."""
         self.restore()
         for parameter, base in zip(self.parameters, self._base, strict=True):
             parameter.data.copy_(base)
         self._changed()
-        try:
-            yield
-        finally:
-            self._write_centre()
-            self._push()
+
+    def show_centre(self) -> None:
+        """Write the centre, rounded, into the live weights."""
+        self._write_centre()
+        self._push()
 
     def distance(self) -> float:
         """The Euclidean distance of the centre from the base model."""
         total = 0.0
-        for weights, base in zip(self._centre, self._base, strict=True):
-            step = _values(weights) - base.view(-1).float()
-            total += float(step.double().square().sum())
+        for weights, base, shard in zip(self._centre, self._base, self.shards, strict=True):
+            if shard.counts:
+                step = _values(weights) - base.view(-1).float()
+                total += float(step.double().square().sum())
         return math.sqrt(total)
 
     def seat(self, rows: torch.Tensor | None) -> None:
@@ -148,7 +165,8 @@ class Centre:
         def work(n: int, a: int, b: int) -> float:
             anchor = self._anchor[n].part(a, b) if self._anchor else NO_WEIGHTS
             weights, m, v = self._centre[n].part(a, b), self._m[n][a:b], self._v[n][a:b]
-            return cpu.update(weights, keys, merged, self.ids[n], step, m, v, anchor, a, factors[n], rounding)
+            how = (step, m, v, anchor, a, factors[n], rounding, self._cuts[n])
+            return cpu.update(weights, keys, merged, self.ids[n], *how) * self.shards[n].counts
 
         moved = cpu.parallel(work, self._ranges)
         if self.exact:
@@ -184,7 +202,13 @@ class Centre:
     def digest(self) -> str:
         """The digest of the centre, 16 hexadecimal digits: equal on every replica that holds the same bits."""
         self.restore()
-        return _digest(self._centre, self.ids)
+        return self._digest_of(self._centre)
+
+    def _digest_of(self, weights: Sequence[Weights]) -> str:
+        """Digests of shards add up to that of the whole."""
+        counted = [n for n, shard in enumerate(self.shards) if shard.counts]
+        cuts = [self._cuts[n] for n in counted]
+        return _digest([weights[n] for n in counted], [self.ids[n] for n in counted], cuts)
 
     def state(self) -> dict[str, torch.Tensor]:
         """All that an update depends on: the centre in full precision and the rule's moments, sharing their memory."""
@@ -204,7 +228,7 @@ class Centre:
             Weights.of(bits.view(np.float32) if w.format == cpu.F32 else bits.view(np.uint16), w.format)
             for bits, w in zip(given, self._centre, strict=True)
         ]
-        return _digest(weights, self.ids)
+        return self._digest_of(weights)
 
     def adopt(self, state: Mapping[str, torch.Tensor], steps: int) -> None:
         """Take over a state that `state_digest` found sound, as it was after `steps` updates."""
@@ -214,6 +238,11 @@ class Centre:
         if self.exact:
             self._write_centre()
         self._push()
+
+    def part_of(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What a state of the whole model holds of the shards that are here."""
+        shards = dict(zip(self.names, self.shards, strict=True))
+        return {key: shards[key.partition("/")[2]].part(flat) for key, flat in state.items()}
 
     def centre(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         """A parameter of the centre, rounded once to `dtype`, in its own shape, on the CPU."""
@@ -229,9 +258,9 @@ def digest(parameters: Mapping[str, torch.Tensor]) -> str:
     return _digest([_host_weights(t) for t in held.values()], [spec.parameter_id(name) for name in held])
 
 
-def _digest(weights: Sequence[Weights], ids: Sequence[int]) -> str:
+def _digest(weights: Sequence[Weights], ids: Sequence[int], cuts: Sequence[Cut] | None = None) -> str:
     def work(n: int, a: int, b: int) -> int:
-        return cpu.digest(weights[n].part(a, b), ids[n], a)
+        return cpu.digest(weights[n].part(a, b), ids[n], a, cuts[n] if cuts else WHOLE)
 
     return f"{sum(cpu.parallel(work, cpu.ranges(len(w) for w in weights))) % 2**64:016x}"
 

@@ -53,7 +53,8 @@ class FullRank(Centre):
         key = spec.member_key(self.seed, member.iteration, member.pair)
 
         def work(n: int, a: int, b: int) -> None:
-            cpu.perturb(self._live[n].part(a, b), self._centre[n].part(a, b), scale, key, self.ids[n], a)
+            live, centre = self._live[n].part(a, b), self._centre[n].part(a, b)
+            cpu.perturb(live, centre, scale, key, self.ids[n], a, self._cuts[n])
 
         cpu.parallel(work, self._ranges)
         self._push()
