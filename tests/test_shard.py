@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import numpy as np
@@ -13,9 +14,13 @@ from seedtune.engines.vllm_places import places
 from seedtune.errors import ModelError
 from seedtune.es.population import Member, Population
 from seedtune.es.update import UpdateRule
+from seedtune.noise import gpu
 from seedtune.noise.cpu import WHOLE
+from seedtune.perturb import device
 from seedtune.perturb.centre import Centre
+from seedtune.perturb.device import Device
 from seedtune.perturb.full import FullRank
+from seedtune.perturb.host import Host
 from seedtune.perturb.shard import Shard, draw_factors, join
 
 SHAPES = {"rows": (12, 40), "columns": (9, 96), "three": (4, 6, 10), "vector": (50,), "large": (3000, 130)}
@@ -48,6 +53,7 @@ def total(digests):
     return sum(int(d, 16) for d in digests) % 2**64
 
 
+@pytest.mark.parametrize("store", [Host, Device, "pinned"])
 @pytest.mark.parametrize("kind", [FullRank, LowRank])
 @pytest.mark.parametrize(
     "options",
@@ -58,8 +64,12 @@ def total(digests):
     ],
     ids=["float32", "stochastic", "adam"],
 )
-def test_shards_hold_the_bits_of_the_whole(kind, options):
-    """Cut along any dimension, at odd places, into parts of unlike size; a part that two devices hold counts once."""
+def test_shards_hold_the_bits_of_the_whole(kind, options, store, monkeypatch):
+    """Cut along any dimension, at odd places, into parts of unlike size; a part that two devices hold counts once.
+    The whole is numba's, in the host's memory; the parts are numba's or torch's.
+    """
+    monkeypatch.setattr(device, "room", lambda device: 0.0 if store == "pinned" else math.inf)
+    monkeypatch.setattr(gpu, "SPAN", 500)
     tensors = weights()
     if kind is LowRank:
         tensors = {n: t for n, t in tensors.items() if t.dim() < 3}
@@ -72,7 +82,8 @@ def test_shards_hold_the_bits_of_the_whole(kind, options):
         shards_D[1][name] = Shard(SHAPES[name], dims[name], first, size - first)
     shards_D[0]["vector"], shards_D[1]["vector"] = Shard(SHAPES["vector"]), Shard(SHAPES["vector"], counts=False)
     whole = kind({n: nn.Parameter(t.clone(), False) for n, t in tensors.items()}, **HOW, **options)
-    parts = spread(kind, tensors, shards_D, **options)
+    parts = spread(kind, tensors, shards_D, **options, store=Device if store == "pinned" else store)
+    assert {centre.store.kind for centre in parts} == {{Host: "host", Device: "device"}.get(store, store)}
 
     def joined(n, of):
         return join([s[n] for s in shards_D], [of(centre) for centre in parts])
@@ -91,6 +102,9 @@ def test_shards_hold_the_bits_of_the_whole(kind, options):
         for n in whole.names:
             assert torch.equal(joined(n, lambda c, n=n: c.centre(n, torch.float32)), whole.centre(n, torch.float32)), n
     assert np.hypot(*(c.distance() for c in parts)) == pytest.approx(whole.distance(), rel=1e-9)
+    for name, bits in whole.state().items():
+        n = name.partition("/")[2]
+        assert torch.equal(joined(n, lambda c, name=name: c.state()[name]).view(-1), bits)
     state = whole.state()
     assert total(c.state_digest(c.part_of(state)) for c in parts) == int(whole.digest(), 16)
     assert parts[0].moved == whole.moved

@@ -20,8 +20,8 @@ from ..es.population import Member
 from ..es.update import UpdateRule
 from ..noise import cpu
 from ..perturb.centre import Centre
-from ..perturb.centre import digest as digest_of
 from ..perturb.full import FullRank
+from ..perturb.host import digest as digest_of
 from ..perturb.lowrank import LowRank
 from ..perturb.scope import linear_layers, select, select_layers
 from . import models, reference

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from ..errors import ConfigError, ModelError
 from ..es.population import Member
-from ..perturb.centre import digest as digest_of
+from ..perturb.host import digest as digest_of
 from ..perturb.scope import select_layers
 from ..perturb.shard import Shard, join
 from . import models

@@ -144,7 +144,8 @@ def _low_rank(factors: Factors, q: int, start: int, size: int, device: torch.dev
     e: torch.Tensor = a[:, :1] * b[0]
     for j in range(1, a.shape[1]):
         e = e + a[:, j : j + 1] * b[j]
-    return e.mul_(float(factors.scale)).flatten().narrow(0, start - first * wide, size)
+    flat: torch.Tensor = e.mul_(float(factors.scale)).flatten()
+    return flat.narrow(0, start - first * wide, size)
 
 
 def _step(
@@ -168,7 +169,7 @@ def _step(
 
 def _shift(x: torch.Tensor, by: int) -> torch.Tensor:
     """To the right, zeros coming in."""
-    return (x >> by) & (2 ** (64 - by) - 1)
+    return (x >> by) & ((1 << (64 - by)) - 1)
 
 
 def _signed(x: int) -> int:
