@@ -45,7 +45,8 @@ def driver(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | No
     """The trainer's own replica. Beside a fleet it only updates, saves and measures, and takes no GPU."""
     if args.fleet == "ray":
         device = "cpu" if args.replica_gpus else args.device
-        args = dataclasses.replace(args, engine="hf", device=device)
+        plain: dict[str, Any] = {"engine": "hf", "vllm_tensor_parallel_size": 1, "vllm_max_model_length": None}
+        args = dataclasses.replace(args, device=device, **plain)
     return replica(model, tokenizer, args)
 
 

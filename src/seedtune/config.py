@@ -264,6 +264,12 @@ class ESConfig:
             raise ConfigError("restore: subtract keeps no master copy, so there is no master_dtype to choose.")
         if self.fleet == "ray" and self.restore != "exact":
             raise ConfigError("fleet: ray needs restore: exact: replicas that drift apart would not hold one centre.")
+        if self.engine != "vllm" and (self.vllm_tensor_parallel_size > 1 or self.vllm_max_model_length):
+            raise ConfigError("vllm_tensor_parallel_size and vllm_max_model_length are for engine: vllm.")
+        if 0 < self.replica_gpus < self.vllm_tensor_parallel_size:
+            raise ConfigError(
+                f"a replica on {self.vllm_tensor_parallel_size} GPUs (vllm_tensor_parallel_size) needs as many: set replica_gpus: {self.vllm_tensor_parallel_size}, not {self.replica_gpus:g}."
+            )
         if self.engine == "vllm" and (self.restore != "exact" or self.lowrank_vectors):
             raise ConfigError("engine: vllm has neither restore: subtract nor lowrank_vectors: use engine: hf.")
         for name in ("vllm_gpu_memory_utilization", "adam_beta1", "adam_beta2"):

@@ -44,6 +44,13 @@ class TrainResult:
     interrupted: bool
 
 
+#: What is said of the master copy where it is not simply in the memory of a CPU that runs the model.
+_MASTER = {
+    "device": "on the GPU, beside the weights that answer",
+    "pinned": "in the host's memory, as the GPU has no room for it: members and updates take longer to write",
+}
+
+
 class ESTrainer:
     """Fine-tune a causal language model by Evolution Strategies.
 
@@ -348,6 +355,7 @@ class ESTrainer:
         return [
             ("model", f"{about['model']}: {size:.1f}M parameters, {moved:.1f}M of them move ({about['dtype']})"),
             *([("left out", left_out)] if about["left_out"] else []),
+            *([("master", _MASTER[self.engine.master])] if self.engine.master in _MASTER else []),
             ("population", f"{a.population_size} {kind} members{mirrored}, {asked} prompts each an iteration"),
             ("step", f"sigma {a.sigma:g}, learning rate {a.alpha:g}, {a.optimizer}"),
             ("reward", ", ".join(r.name for r in self.rewards)),

@@ -275,6 +275,10 @@ class HFEngine:
 
     # --- files --------------------------------------------------------------------------------------------------------
 
+    @property
+    def master(self) -> str:
+        return self.centre.store.kind
+
     def describe(self) -> Mapping[str, Any]:
         return {
             "model": self.name,

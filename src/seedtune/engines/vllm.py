@@ -314,6 +314,11 @@ class VLLMEngine:
     def digest(self) -> str:
         return _sum(self._do("digest"))
 
+    @property
+    def master(self) -> str:
+        kinds = {str(theta["master"]) for theta in self._theta}
+        return "pinned" if "pinned" in kinds else kinds.pop()
+
     def describe(self) -> Mapping[str, Any]:
         theta, dtype = self._theta[0], self.model.dtype
         return {

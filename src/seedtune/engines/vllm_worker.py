@@ -204,10 +204,17 @@ class Theta:
     # --- what the other end puts together -----------------------------------------------------------------------------
 
     def described(self) -> dict[str, Any]:
-        """Names, ids and shards of what moves; what was left out, with why; and whether the base was kept."""
+        """Names, ids and shards of what moves; what was left out, with why; where the master is; and whether the base
+        was kept.
+        """
         c = self.centre
-        scope = [*zip(c.names, c.ids, c.shards, strict=True)]
-        return {"scope": scope, "moved": c.moved, "left_out": self.left_out, "keeps_base": c.keeps_base}
+        return {
+            "scope": [*zip(c.names, c.ids, c.shards, strict=True)],
+            "moved": c.moved,
+            "left_out": self.left_out,
+            "master": c.store.kind,
+            "keeps_base": c.keeps_base,
+        }
 
     def held(self, name: str) -> torch.Tensor:
         """What vLLM's model holds for a Hugging Face parameter now."""
