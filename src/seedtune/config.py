@@ -268,7 +268,8 @@ class ESConfig:
             raise ConfigError("vllm_tensor_parallel_size and vllm_max_model_length are for engine: vllm.")
         if 0 < self.replica_gpus < self.vllm_tensor_parallel_size:
             raise ConfigError(
-                f"a replica on {self.vllm_tensor_parallel_size} GPUs (vllm_tensor_parallel_size) needs as many: set replica_gpus: {self.vllm_tensor_parallel_size}, not {self.replica_gpus:g}."
+                f"a replica on {self.vllm_tensor_parallel_size} GPUs (vllm_tensor_parallel_size) needs as many: set "
+                f"replica_gpus: {self.vllm_tensor_parallel_size}, not {self.replica_gpus:g}."
             )
         if self.engine == "vllm" and (self.restore != "exact" or self.lowrank_vectors):
             raise ConfigError("engine: vllm has neither restore: subtract nor lowrank_vectors: use engine: hf.")
