@@ -260,3 +260,22 @@ def test_parameters_that_are_not_found_are_named():
     assert places(parameters, list(parameters), model).keys() == parameters.keys()
     with pytest.raises(ModelError, match=r"does not hold \d+ of \d+ parameters .*embed_tokens"):
         places(parameters, list(parameters), other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_replicas_on_ray_yield_the_journal_of_one(tiny, tmp_path, kind):
+    """An engine a replica, as a machine with several GPUs has them; the driver's own is the other engine."""
+    pytest.importorskip("ray")
+
+    def letters(completions, **_):
+        return [float(c.count("e")) for c in completions]
+
+    def train(folder, **options):
+        ENGINES.clear()
+        args = settings(**KINDS[kind], output_dir=str(tmp_path / folder), max_steps=2, max_completion_length=8,
+                        chunk_size=4, learning_rate=0.05, **options)  # fmt: skip
+        rows = [{"prompt": p} for p in PROMPTS[:3]]
+        ESTrainer(str(tiny), letters, args, rows, progress=Progress()).train()
+        return (tmp_path / folder / "journal.jsonl").read_bytes()
+
+    assert train("ray", engine="vllm", fleet="ray", replicas=2) == train("one")
