@@ -5,8 +5,8 @@
 * vllm_perturb_seconds: perturbing vLLM's weights, and restoring them, a full-rank member.
 * vllm_following_over_plain: tokens per second of vLLM whose weights follow the twin's (kept beside their packed form,
   and packed anew), over those of a vLLM that was left alone, at 32 rows that do not stop before 64 tokens.
-* same_text_float32, same_text_bfloat16: of 20 prompts, the share at which a full-rank member writes the same text by both
-  engines (up to 64 tokens), and same_tokens_...: the share of tokens before the first that differs.
+* same_text_float32, same_text_bfloat16: of 20 prompts, the share at which a full-rank member writes the same text by
+  both engines (up to 64 tokens), and same_tokens_...: the share of tokens before the first that differs.
 
 Run in the environment of `make test-vllm`: .venv-vllm/bin/python benchmarks/vllm.py
 """

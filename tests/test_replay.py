@@ -29,6 +29,7 @@ WAYS = {
     "lowrank": {"perturbation": "lowrank", "rank": 2, "antithetic": True},
     "adam": {"optimizer": "adam", "anchor_decay": 0.1, "noise": "shared"},
     "half": {"master_dtype": "bfloat16", "optimizer": "momentum", "antithetic": True},
+    "embeddings": {"perturbation": "lowrank", "lowrank_embeddings": True, "rank": 2},
     "vectors": {"perturbation": "lowrank", "lowrank_vectors": True, "master_dtype": "bfloat16"},
 }
 
@@ -58,6 +59,20 @@ def test_replay_and_patch_give_the_bytes_of_the_run(tmp_path, way, dtype, capsys
     assert weights(tmp_path / "replayed") == weights(tmp_path / "applied") == weights(run / "checkpoint-5")
     assert weights(tmp_path / "two") == weights(run / "checkpoint-2") != weights(run / "checkpoint-5")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "applied", dtype="auto").dtype == dtype
+
+
+def test_a_run_that_is_older_than_a_setting_had_its_default(tmp_path, capsys):
+    new = trained(tmp_path, "new", perturbation="lowrank")
+    old = trained(tmp_path, "old", perturbation="lowrank", max_steps=2)
+    reseal(old / "journal.jsonl", lambda line: line.get("config", {}).pop("lowrank_embeddings", None))
+    assert "lowrank_embeddings" not in (old / "journal.jsonl").read_text()
+    assert main(["diff", str(old), str(new)]) == 0
+    assert "lowrank_embeddings" not in capsys.readouterr().out
+    again = {"perturbation": "lowrank", "model": str(tmp_path / "base"), "output_dir": str(old)}
+    with pytest.raises(JournalError, match="started with lowrank_embeddings = False and would go on with True"):
+        trainer(tmp_path, lowrank_embeddings=True, **again).train(resume_from_checkpoint=True)
+    trainer(tmp_path, **again).train(resume_from_checkpoint=True)
+    assert weights(old / "checkpoint-3") == weights(new / "checkpoint-3")
 
 
 def test_another_base_model_is_named(tmp_path, capsys):

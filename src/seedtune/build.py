@@ -15,7 +15,7 @@ from .config import ESConfig
 from .engines import models
 from .engines.base import Engine, Sampling
 from .engines.hf import DTYPES, HFEngine
-from .errors import ConfigError, RewardError
+from .errors import ConfigError, ModelError, RewardError
 from .es.population import Population
 from .es.update import UpdateRule
 from .fleet.cluster import Cluster
@@ -73,7 +73,11 @@ def replica(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | N
 
 
 def on_top(engine: HFEngine, args: ESConfig) -> HFEngine:
-    """A replica whose base is another's centre, in full precision; it saves as the other would."""
+    """A replica whose base is another's centre, in full precision; it saves as the other would. Raises ModelError when
+    that has quantised layers.
+    """
+    if "quantised" in engine.describe():
+        raise ModelError("patches add up in full precision, and this base is quantised: apply one patch at a time.")
     for name, tensor in engine.centre_in_full().items():
         engine.model.get_parameter(name).data = tensor
     for module in engine.model.modules():
@@ -101,6 +105,7 @@ def _settings(args: ESConfig) -> dict[str, Any]:
         "master": args.master_dtype,
         "rank": args.rank if args.perturbation == "lowrank" else None,
         "lowrank_vectors": args.lowrank_vectors,
+        "lowrank_embeddings": args.lowrank_embeddings,
         "rule": update_rule(args),
         "threads": args.threads,
         "chat_template_kwargs": args.chat_template_kwargs,

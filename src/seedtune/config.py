@@ -132,6 +132,11 @@ class ESConfig:
     )
     rank: int = setting("Evolution strategies", "rank of lowrank noise", 1)
     lowrank_vectors: bool = setting("Evolution strategies", "lowrank: biases and norms move too, full-rank", False)
+    lowrank_embeddings: bool = setting(
+        "Evolution strategies",
+        "lowrank: embeddings in scope move too, low-rank, and the head that is tied to one",
+        False,
+    )
     scope: str = setting("Evolution strategies", "which weights move: all, linear, or a regex on names", "all")
     noise: str = setting("Evolution strategies", "iid, or shared (restarts at every layer, as the paper's code)", "iid")
     restore: str = setting("Evolution strategies", "exact, or subtract (least memory, lossy)", "exact")
@@ -260,6 +265,8 @@ class ESConfig:
             )
         if self.perturbation == "lowrank" and self.restore == "subtract":
             raise ConfigError("restore: subtract is for perturbation: full; low-rank members never change the weights.")
+        if self.perturbation == "full" and self.lowrank_embeddings:
+            raise ConfigError("lowrank_embeddings is for perturbation: lowrank; with full, whatever is in scope moves.")
         if self.restore == "subtract" and self.master_dtype != "float32":
             raise ConfigError("restore: subtract keeps no master copy, so there is no master_dtype to choose.")
         if self.fleet == "ray" and self.restore != "exact":
@@ -271,8 +278,10 @@ class ESConfig:
                 f"a replica on {self.vllm_tensor_parallel_size} GPUs (vllm_tensor_parallel_size) needs as many: set "
                 f"replica_gpus: {self.vllm_tensor_parallel_size}, not {self.replica_gpus:g}."
             )
-        if self.engine == "vllm" and (self.restore != "exact" or self.lowrank_vectors):
-            raise ConfigError("engine: vllm has neither restore: subtract nor lowrank_vectors: use engine: hf.")
+        if self.engine == "vllm" and (self.restore != "exact" or self.lowrank_vectors or self.lowrank_embeddings):
+            raise ConfigError(
+                "engine: vllm has neither restore: subtract nor lowrank_vectors nor lowrank_embeddings: use engine: hf."
+            )
         for name in ("vllm_gpu_memory_utilization", "adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be between 0 and 1, got {getattr(self, name)}.")
@@ -299,6 +308,15 @@ class ESConfig:
     def learning_part(self) -> dict[str, Any]:
         """The settings that the weights depend on: what a journal's header holds, and what a resume must not change."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata.get("learning")}
+
+    @classmethod
+    def learning_defaults(cls) -> dict[str, Any]:
+        """What a journal means that lacks a setting, being older than it: a new setting's default changes nothing."""
+        return {
+            f.name: f.default
+            for f in dataclasses.fields(cls)
+            if f.metadata.get("learning") and f.default is not dataclasses.MISSING
+        }
 
     # What transformers' own callbacks (tensorboard, wandb...) ask of their arguments.
 

@@ -122,8 +122,9 @@ def settings(config: Mapping[str, Any]) -> ESConfig:
 def same(a: Patch, b: Patch) -> list[tuple[str, Any, Any]]:
     """What differs before the first iteration: (setting, in a, in b)."""
     pairs = [("base model", a.header["base"]["digest"], b.header["base"]["digest"])]
+    defaults = RunConfig.learning_defaults()  # of a setting that is newer than a run
     keys = {**a.header["config"], **b.header["config"]}
-    pairs += [(key, a.header["config"].get(key), b.header["config"].get(key)) for key in keys]
+    pairs += [(key, *(x.header["config"].get(key, defaults.get(key)) for x in (a, b))) for key in keys]
     return [(key, x, y) for key, x, y in pairs if x != y]
 
 

@@ -68,7 +68,7 @@ class Run:
         journal, torn = Journal.read(self.folder.path)
         if torn:
             note(f"Note: {torn}.")
-        record.same_learning(journal.header, self._header())
+        record.same_learning(journal.header, self._header(), self.args.learning_defaults())
         if self._applied > len(journal.iterations):
             raise JournalError(
                 f"this process holds an update that {journal.path} does not (writing it failed): make a new trainer, "

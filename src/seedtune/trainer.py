@@ -351,11 +351,20 @@ class ESTrainer:
         kind = f"rank-{a.rank}" if a.perturbation == "lowrank" else "full-rank"
         asked = a.prompts_per_step or len(self.prompts.train)
         moved, size = about["moved"] / 1e6, about["parameters"] / 1e6
-        left_out = f"{len(about['left_out'])} parameters that cannot move low-rank; journal.jsonl names them"
+        cannot = "" if a.perturbation == "full" else " low-rank"
+        left_out = f"{len(about['left_out'])} parameters that cannot move{cannot}; journal.jsonl names them"
+        packed = about.get("quantised", {})
+        kinds = ", ".join(sorted({*packed.values()}))
+        stays = f"{len(packed)} layers stay {kinds}; their master is {a.master_dtype}, on the host, and quantised anew"
         return [
             ("model", f"{about['model']}: {size:.1f}M parameters, {moved:.1f}M of them move ({about['dtype']})"),
             *([("left out", left_out)] if about["left_out"] else []),
             *([("master", _MASTER[self.engine.master])] if self.engine.master in _MASTER else []),
+            *(
+                [("quantised", f"{stays} after updates: small steps show in answers once they add up")]
+                if packed
+                else []
+            ),
             ("population", f"{a.population_size} {kind} members{mirrored}, {asked} prompts each an iteration"),
             ("step", f"sigma {a.sigma:g}, learning rate {a.alpha:g}, {a.optimizer}"),
             ("reward", ", ".join(r.name for r in self.rewards)),

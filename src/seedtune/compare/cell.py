@@ -32,9 +32,8 @@ def main(folder: Path) -> None:
     """Raises SeedtuneError, and whatever the method raises."""
     Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     cell = json.loads((folder / "cell.json").read_text())
-    to_measure = {
-        k: v for k, v in cell["shared"].items() if k not in ("perturbation", "master_dtype", "lowrank_vectors")
-    }
+    of_training = ("perturbation", "master_dtype", "lowrank_vectors", "lowrank_embeddings")
+    to_measure = {k: v for k, v in cell["shared"].items() if k not in of_training}
     args = resolve({}, {**to_measure, "restore": "subtract", "drift_samples": 0, "temperature": 1.0})
     parts = data_and_rewards(args)
     if cell["function"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,7 +24,8 @@ from ..perturb.centre import Centre
 from ..perturb.full import FullRank
 from ..perturb.host import digest as digest_of
 from ..perturb.lowrank import LowRank
-from ..perturb.scope import linear_layers, select, select_layers
+from ..perturb.quantised import plain, quantised
+from ..perturb.scope import linear_layers, quantised_in_scope, select, select_layers
 from . import models, reference
 from .attention import install as install_attention
 from .base import Completion, OnCompletions, Prompt, Sampling
@@ -61,6 +63,7 @@ class HFEngine:
         restore: str = "exact",
         rank: int | None = None,
         lowrank_vectors: bool = False,
+        lowrank_embeddings: bool = False,
         rule: UpdateRule | None = None,
         threads: int | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -81,25 +84,29 @@ class HFEngine:
         self.texts = Texts(tokenizer, stops, context, chat_template_kwargs)
         self._generation_memory = generation_memory
         self._dtype = DTYPES[dtype]
-        self._base_dtypes = {n: p.dtype for n, p in model.named_parameters()}
+        own = dict(model.named_parameters())
+        self._quantised = quantised(model)
         self._base_dtype = model.dtype
-        self._base_digest = digest_of(dict(model.named_parameters()))
-        self.model.to(self.device)
+        self._base_dtypes = {n: model.dtype if n in self._quantised else p.dtype for n, p in own.items()}
+        self._base_digest = digest_of({**own, **self._quantised})
+        if any(p.device != self.device for p in own.values()):
+            self.model.to(self.device)
         install_attention(self.model)
         how: dict[str, Any] = {"seed": seed, "sigma": sigma, "dtype": self._dtype, "noise": noise, "rule": rule}
         how |= {"keep_base": keep_base, "master": DTYPES[master]}
         if rank is None:
             chosen = select(model, scope)
-            self._kept, self.left_out = self._cast_the_rest(chosen), {}
+            self._kept, self.left_out = self._cast_the_rest(chosen), quantised_in_scope(model, scope)
             self.centre: Centre = FullRank(chosen, restore=restore, **how)
         else:
-            layers = select_layers(self.model, scope, lowrank_vectors)
-            self._kept = self._cast_the_rest({**layers.found, **layers.vectors})
+            layers = select_layers(self.model, scope, lowrank_vectors, lowrank_embeddings)
+            self._kept = self._cast_the_rest({**layers.found, **layers.embeddings, **layers.vectors})
             self.left_out = layers.left_out
-            still = [layer for name, layer in linear_layers(model).items() if name not in layers.found]
-            self.centre = LowRank(
-                layers.found, together=layers.together, vectors=layers.vectors, still=still, rank=rank, **how
-            )
+            moving = {*layers.found.values()}
+            how |= {"still": [layer for layer in linear_layers(model).values() if layer not in moving]}
+            how |= {"together": layers.together, "quantised": layers.quantised}
+            how |= {"embeddings": layers.embeddings, "vectors": layers.vectors}
+            self.centre = LowRank(layers.found, rank=rank, **how)
         self._members: list[tuple[int, int]] = []
         self.decoder = self._make_decoder()
 
@@ -107,6 +114,8 @@ class HFEngine:
         """Bring parameters out of scope to the dtype of inference; keep what a checkpoint could not get back."""
         kept = {}
         for name, parameter in self.model.named_parameters():
+            if name in self._quantised:
+                continue  # whatever its codes are stored as
             if name not in chosen and parameter.dtype in DTYPES.values() and parameter.dtype != self._dtype:
                 kept[name] = parameter.data.cpu()
                 parameter.data = parameter.data.to(self._dtype)
@@ -280,12 +289,15 @@ class HFEngine:
         return self.centre.store.kind
 
     def describe(self) -> Mapping[str, Any]:
-        return {
+        about: dict[str, Any] = {
             "model": self.name,
             "digest": self._base_digest,
             "base_dtype": str(self._base_dtype).removeprefix("torch."),
             "dtype": str(self._dtype).removeprefix("torch."),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "parameters": sum(
+                math.prod(self._quantised[name].shape) if name in self._quantised else p.numel()
+                for name, p in self.model.named_parameters()
+            ),
             "moved": self.centre.moved,
             "left_out": self.left_out,
             "scope": [
@@ -293,17 +305,35 @@ class HFEngine:
                 for name, number, shape in zip(self.centre.names, self.centre.ids, self.centre.shapes, strict=True)
             ],
         }
+        moving = {name: weight.kind for name, weight in self._quantised.items() if name in self.centre.names}
+        return {**about, "quantised": moving} if moving else about
 
     def save(self, folder: Path) -> None:
-        """Safetensors, configuration and tokenizer, in the base model's dtype and layout."""
+        """Safetensors, configuration and tokenizer, in the base model's dtype and layout. Quantised layers are written
+        as ordinary ones: so the checkpoint holds what was learned, and loads without bitsandbytes.
+        """
         self.restore()
-        state = self.model.state_dict()
+        model = plain(self.model) if self._quantised else self.model
+        models.save(folder, model, self.tokenizer, self._state(), self._base_dtype)
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds."""
+        state: dict[str, torch.Tensor] = self.model.state_dict()
+        for name, weight in self._quantised.items():
+            layer = name.removesuffix("weight")
+            for key in [key for key in state if key.startswith(layer) and key != f"{layer}bias"]:
+                del state[key]  # codes and scales
+            dtype = self._base_dtype
+            values = self.centre.centre(name, dtype) if name in self.centre.names else weight.values().to(dtype)
+            state[name] = values.T.contiguous() if weight.transposed else values
         for name, dtype in self._base_dtypes.items():
+            if name in self._quantised:
+                continue
             if name in self.centre.names and dtype != self._dtype:
                 state[name] = self.centre.centre(name, dtype)
             elif name in self._kept:
                 state[name] = self._kept[name].to(dtype)
-        models.save(folder, self.model, self.tokenizer, state, self._base_dtype)
+        return state
 
 
 def _pick_device(device: str) -> str:

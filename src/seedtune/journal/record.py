@@ -74,9 +74,12 @@ def unseal(text: str, previous: str) -> tuple[dict[str, Any], str]:
     return line, chain
 
 
-def same_learning(header: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise JournalError when a run is resumed with another learning setting, or another base model."""
-    for part in ("base", "config", "noise_version"):
+def same_learning(header: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raise JournalError when a run is resumed with another learning setting, or another base model. A setting that the
+    header lacks (it is newer than the run) has its default.
+    """
+    header = {**header, "config": {**{k: v for k, v in defaults.items() if k in now["config"]}, **header["config"]}}
+    for part in ("config", "base", "noise_version"):  # a setting first: what it changes in the base is a consequence
         before, after = header[part], json.loads(json.dumps(now[part]))
         if not isinstance(before, dict):
             before, after = {part: before}, {part: after}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from ..noise.cpu import Factors, Step, Weights
 from ..noise.spec import Key
 from .device import Device
 from .host import Host, digest_of
+from .quantised import Packed, Quantised
 from .shard import Shard
 
 
@@ -39,7 +41,7 @@ class Centre:
 
     def __init__(
         self,
-        parameters: Mapping[str, nn.Parameter],
+        parameters: Mapping[str, nn.Parameter | Quantised],
         *,
         seed: int,
         sigma: float,
@@ -57,14 +59,15 @@ class Centre:
         self.rule = rule or UpdateRule()
         self._master = master
         self.names = list(parameters)
-        self.shapes = [tuple(p.shape) for p in parameters.values()]
+        self.shapes: list[tuple[int, ...]] = [tuple(p.shape) for p in parameters.values()]
         self.shards = list(shards or [Shard(shape) for shape in self.shapes])
         self.ids = [*spec.parameter_ids(self.names, noise).values()]
         self.parameters = list(parameters.values())
         self.steps = 0
         kept = keep_base or self.rule.anchored
-        self._base = [_copy(p.data) for p in self.parameters] if kept else []
-        where = (live or [p.data for p in self.parameters])[0].device
+        self._base = [_as_it_came(p) for p in self.parameters] if kept else []
+        self._anchors = [*self._base_values()] if self.rule.anchored else []
+        where = (live or self.parameters)[0].device
         make = store or (Host if where.type == "cpu" else Device)
         self.store = make(
             self.parameters,
@@ -76,6 +79,11 @@ class Centre:
             live=live,
         )
         self._watchers: list[Callable[[], None]] = []
+
+    def _base_values(self) -> Iterator[torch.Tensor]:
+        """The weights as they came, on the CPU."""
+        for parameter, base in zip(self.parameters, self._base, strict=True):
+            yield base if isinstance(base, torch.Tensor) else cast(Quantised, parameter).values(base)
 
     @property
     def moved(self) -> int:
@@ -108,7 +116,10 @@ class Centre:
         """Write the base model's weights into the live ones."""
         self.restore()
         for parameter, base in zip(self.parameters, self._base, strict=True):
-            parameter.data.copy_(base)
+            if isinstance(parameter, nn.Parameter):
+                parameter.data.copy_(cast(torch.Tensor, base))
+            else:
+                parameter.hold(cast(Packed, base))
         self._changed()
 
     def show_centre(self) -> None:
@@ -119,7 +130,7 @@ class Centre:
     def distance(self) -> float:
         """The Euclidean distance of the centre from the base model."""
         total = 0.0
-        for n, (base, shard) in enumerate(zip(self._base, self.shards, strict=True)):
+        for n, (base, shard) in enumerate(zip(self._base_values(), self.shards, strict=True)):
             if shard.counts:
                 step = self.store.rounded(n, torch.float32) - base.view(-1).float()
                 total += float(step.double().square().sum())
@@ -140,8 +151,7 @@ class Centre:
         step = Step(rate, rule.weight_decay, rule.beta1, rule.beta2, rule.epsilon, *rule.corrections(self.steps))
         halved = self.exact and self._master != torch.float32
         rounding = spec.member_key(self.seed, members[0].iteration, 0) if halved else None
-        anchors = self._base if rule.anchored else []
-        moved = self.store.update(keys, merged, step, self.factors(keys), rounding, anchors)
+        moved = self.store.update(keys, merged, step, self.factors(keys), rounding, self._anchors)
         if self.exact:
             self.store.write()
         else:
@@ -210,5 +220,7 @@ class Centre:
         return self.store.rounded(n, dtype).view(self.shapes[n])
 
 
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+def _as_it_came(parameter: nn.Parameter | Quantised) -> torch.Tensor | Packed:
+    if isinstance(parameter, nn.Parameter):
+        return parameter.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return parameter.packed

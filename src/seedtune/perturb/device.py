@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from ..noise import gpu
 from ..noise.cpu import Cut, Factors, Step
 from ..noise.spec import Key
+from .quantised import Quantised
 
 #: Bytes that are left free on a device: what an update works with for a while, and some air.
 _SPARED = 4 << 30
@@ -24,7 +26,7 @@ class Device:
 
     def __init__(
         self,
-        parameters: Sequence[nn.Parameter],
+        parameters: Sequence[nn.Parameter | Quantised],
         dtype: torch.dtype,
         *,
         ids: Sequence[int],
@@ -34,17 +36,23 @@ class Device:
         live: Sequence[torch.Tensor] | None = None,
     ) -> None:
         self.parameters, self.ids, self.cuts = parameters, ids, cuts
-        self.device = (live or [p.data for p in parameters])[0].device
-        sizes = [p.numel() for p in parameters]
+        self.device = (live or parameters)[0].device
+        sizes = [prod(p.shape) for p in parameters]
         needed = sum(sizes) * ((0 if master is None else master.itemsize) + 4 * moments)
         self.kind = "device" if needed <= room(self.device) else "pinned"
-        self._live: list[torch.Tensor] = []
+        self._live: list[torch.Tensor | None] = []
         self.centre: list[torch.Tensor] = []
         for n, parameter in enumerate(parameters):
+            if not isinstance(parameter, nn.Parameter):
+                assert master is not None, "a quantised weight moves by its master"
+                self._live.append(None)
+                self.centre.append(self._keep(parameter.values().to(master)))
+                continue
             base = parameter.data
             parameter.data = base.to(self.device, dtype).contiguous() if live is None else live[n].copy_(base)
-            self._live.append(parameter.data.view(-1))
-            self.centre.append(self._live[-1] if master is None else self._keep(base.to(master)))
+            flat = parameter.data.view(-1)
+            self._live.append(flat)
+            self.centre.append(flat if master is None else self._keep(base.to(master)))
         self._m = [self._keep(torch.zeros(n if moments > 0 else 0)) for n in sizes]
         self._v = [self._keep(torch.zeros(n if moments > 1 else 0)) for n in sizes]
         self.ranges = gpu.ranges(sizes, cuts)
@@ -59,7 +67,11 @@ class Device:
 
     def write(self, scale: float = 0.0, key: Key = (0, 0)) -> None:
         for n, a, b in self.ranges:
-            gpu.perturb(self._live[n][a:b], self.centre[n][a:b], scale, key, self.ids[n], a, self.cuts[n])
+            if (live := self._live[n]) is not None:
+                gpu.perturb(live[a:b], self.centre[n][a:b], scale, key, self.ids[n], a, self.cuts[n])
+        for n, parameter in enumerate(self.parameters):
+            if not isinstance(parameter, nn.Parameter):
+                parameter.write(self.rounded(n, torch.float32).view(parameter.shape))
 
     def push(self) -> None:
         """Nothing to do: what is written is live."""

@@ -13,6 +13,7 @@ from torch import nn
 from ..noise import cpu, spec
 from ..noise.cpu import NO_WEIGHTS, WHOLE, Cut, Factors, Step, Weights
 from ..noise.spec import Key
+from .quantised import Quantised
 
 FORMATS = {torch.float32: cpu.F32, torch.bfloat16: cpu.BF16, torch.float16: cpu.F16}
 
@@ -20,14 +21,15 @@ FORMATS = {torch.float32: cpu.F32, torch.bfloat16: cpu.BF16, torch.float16: cpu.
 class Host:
     """Keeps the master of `parameters`, in the dtype `master` (None: the live weights are the centre), and as many
     moments as the update's rule asks for. The live weights, the parameters' data in `dtype` (or the tensors `live`),
-    are written by way of a host buffer where they are not on the CPU. `ids` and `cuts` say which noise is whose.
+    are written by way of a host buffer where they are not on the CPU; a quantised layer is given numbers to quantise.
+    `ids` and `cuts` say which noise is whose.
     """
 
     kind = "host"
 
     def __init__(
         self,
-        parameters: Sequence[nn.Parameter],
+        parameters: Sequence[nn.Parameter | Quantised],
         dtype: torch.dtype,
         *,
         ids: Sequence[int],
@@ -41,6 +43,12 @@ class Host:
         self._staging: list[torch.Tensor | None] = []
         self.centre: list[Weights] = []
         for n, parameter in enumerate(parameters):
+            if not isinstance(parameter, nn.Parameter):
+                assert master is not None, "a quantised weight moves by its master"
+                self.centre.append(host_weights(parameter.values().to(master).contiguous()))
+                self._live.append(NO_WEIGHTS)
+                self._staging.append(None)
+                continue
             base = parameter.data
             if master is not None:
                 own = base.to("cpu", master, copy=base.dtype != master or dtype == master)
@@ -53,6 +61,7 @@ class Host:
         self._m = [np.zeros(n, np.float32) if moments > 0 else empty for n in sizes]
         self._v = [np.zeros(n, np.float32) if moments > 1 else empty for n in sizes]
         self.ranges = cpu.ranges(sizes)
+        self._live_ranges = cpu.ranges(len(w) for w in self._live)
 
     def _reach(self, live: torch.Tensor) -> Weights:
         """Live weights as numba writes them: themselves, or a buffer for them."""
@@ -65,19 +74,22 @@ class Host:
         return host_weights(buffer)
 
     def write(self, scale: float = 0.0, key: Key = (0, 0)) -> None:
-        """live = round(centre + scale * noise)."""
+        """live = round(centre + scale * noise); of quantised layers the centre alone."""
 
         def work(n: int, a: int, b: int) -> None:
             live, centre = self._live[n].part(a, b), self.centre[n].part(a, b)
             cpu.perturb(live, centre, scale, key, self.ids[n], a, self.cuts[n])
 
-        cpu.parallel(work, self.ranges)
+        cpu.parallel(work, self._live_ranges)
+        for n, parameter in enumerate(self.parameters):
+            if not isinstance(parameter, nn.Parameter):
+                parameter.write(self.rounded(n, torch.float32).view(parameter.shape))
         self.push()
 
     def push(self) -> None:
         """Bring buffers to where the live weights are."""
         for parameter, buffer in zip(self.parameters, self._staging, strict=True):
-            if buffer is not None:
+            if buffer is not None and isinstance(parameter, nn.Parameter):
                 parameter.data.copy_(buffer, non_blocking=True)
 
     def update(
@@ -125,10 +137,16 @@ def host_weights(tensor: torch.Tensor) -> Weights:
     return Weights.of(array, FORMATS[tensor.dtype])
 
 
-def digest(parameters: Mapping[str, torch.Tensor]) -> str:
-    """The digest of whole tensors, in the dtype they have: which model this is. Quantised tensors are left out."""
-    held = {name: t.detach().cpu().contiguous() for name, t in parameters.items() if t.dtype in FORMATS}
-    return f"{digest_of([host_weights(t) for t in held.values()], [spec.parameter_id(name) for name in held]):016x}"
+def digest(parameters: Mapping[str, torch.Tensor | Quantised]) -> str:
+    """The digest of whole tensors, in the dtype they have, and of what quantised weights mean, in float32: which model
+    this is. Tensors quantised otherwise are left out.
+    """
+    total = 0
+    for name, given in parameters.items():
+        tensor = given if isinstance(given, torch.Tensor) else given.values()
+        if tensor.dtype in FORMATS:
+            total += digest_of([host_weights(tensor.detach().cpu().contiguous())], [spec.parameter_id(name)])
+    return f"{total % 2**64:016x}"
 
 
 def digest_of(weights: Sequence[Weights], ids: Sequence[int], cuts: Sequence[Cut] | None = None) -> int:

@@ -1,0 +1,185 @@
+"""Linear layers that bitsandbytes holds quantised, as a QLoRA user loads them: 4 bits (NF4, FP4) or 8 (LLM.int8).
+
+The layer goes on computing from what it holds; float32 values come out of it for the centre's master, and go in again,
+quantised anew, after an update. Both happen on the host, so that every device gets the same bits. Quantising is
+idempotent: what comes out goes in as it was, but for scales that were themselves quantised ("double quantisation"):
+from the first update on they are float32, of the same value.
+
+bitsandbytes is an extra, and imported by whoever made such layers, never by us.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ..errors import ModelError
+
+
+class Packed(NamedTuple):
+    """What a layer holds: codes, and what turns them into numbers. Never changed in place."""
+
+    codes: torch.Tensor
+    scales: Any
+
+
+class Quantised(Protocol):
+    """The weight [out, in] of one layer. `stays` says why it cannot move, where it cannot; `transposed`: the same model
+    has it as [in, out] when it is not quantised.
+    """
+
+    layer: nn.Module
+    kind: str
+    stays: str | None
+
+    @property
+    def packed(self) -> Packed:
+        """What the layer holds now."""
+        ...
+
+    def hold(self, packed: Packed) -> None:
+        """Let the layer compute with this."""
+        ...
+
+    def values(self, packed: Packed | None = None) -> torch.Tensor:
+        """What the layer holds, or held, as numbers: float32 [out, in], on the CPU."""
+        ...
+
+    def write(self, values: torch.Tensor) -> None:
+        """Let the layer hold these numbers, float32 [out, in], quantised."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def transposed(self) -> bool: ...
+
+
+class _Layer:
+    kind = ""
+    stays: str | None = None
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer: Any = layer
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.layer.out_features, self.layer.in_features
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.layer.weight.device
+        return device
+
+    @property
+    def transposed(self) -> bool:
+        return getattr(self.layer, "source_cls", None) is Conv1D
+
+
+class FourBits(_Layer):
+    """`Linear4bit`: blocks of codes, each with a scale. Raises ModelError when the scales are not those that it had."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__(layer)
+        state = self.layer.weight.quant_state
+        if getattr(state, "packing_format_for_cpu", False):
+            raise ModelError(
+                "the model has run on this CPU, where bitsandbytes repacks 4-bit layers and rounds their scales, so it "
+                "is no longer the base model: load it again, and give it to Seedtune before it runs."
+            )
+        self.layer.support_avx512bf16_for_cpu = False  # no repacking
+        self.kind = state.quant_type
+        if state.shape[-1] % state.blocksize:
+            self.stays = (
+                f"quantised in blocks of {state.blocksize} across its rows, which bitsandbytes misreads on CPUs"
+            )
+
+    @property
+    def packed(self) -> Packed:
+        return Packed(self.layer.weight.data, self.layer.weight.quant_state)
+
+    def hold(self, packed: Packed) -> None:
+        weight = self.layer.weight
+        weight.data, weight.quant_state = packed
+        self.layer.quant_state = packed.scales
+
+    def values(self, packed: Packed | None = None) -> torch.Tensor:
+        functional = sys.modules["bitsandbytes"].functional
+        codes, state = packed or self.packed
+        state = copy.deepcopy(state)  # moving it happens in place
+        state.to("cpu")
+        state.dtype = torch.float32
+        out: torch.Tensor = functional.dequantize_4bit(codes.cpu(), state)
+        return out
+
+    def write(self, values: torch.Tensor) -> None:
+        functional, old = sys.modules["bitsandbytes"].functional, self.layer.weight.quant_state
+        codes, state = functional.quantize_4bit(
+            values, blocksize=old.blocksize, quant_type=old.quant_type, quant_storage=self.layer.weight.dtype
+        )
+        state.dtype = old.dtype
+        state.to(self.device)
+        self.hold(Packed(codes.to(self.device), state))
+
+
+class EightBits(_Layer):
+    """`Linear8bitLt`: a scale for each row. It keeps codes and scales in its `state` once it has run."""
+
+    kind = "int8"
+
+    @property
+    def packed(self) -> Packed:
+        state, weight = self.layer.state, self.layer.weight
+        return Packed(weight.data, weight.SCB if state.SCB is None else state.SCB)
+
+    def hold(self, packed: Packed) -> None:
+        state, weight = self.layer.state, self.layer.weight
+        state.CB, state.SCB = weight.data, _ = packed
+        weight.CB = weight.SCB = None
+
+    def values(self, packed: Packed | None = None) -> torch.Tensor:
+        codes, scales = packed or self.packed
+        values: torch.Tensor = codes.cpu().float() * scales.cpu()[:, None] / 127
+        return values
+
+    def write(self, values: torch.Tensor) -> None:
+        codes, scales, _ = sys.modules["bitsandbytes"].functional.int8_vectorwise_quant(values)
+        self.hold(Packed(codes.to(self.device), scales.to(self.device)))
+
+
+def quantised(model: nn.Module) -> dict[str, Quantised]:
+    """The layers of bitsandbytes by their weight's name. Raises ModelError as `FourBits` does."""
+    bitsandbytes = sys.modules.get("bitsandbytes")
+    if bitsandbytes is None:
+        return {}
+    found: dict[str, Quantised] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit) and getattr(module.weight, "quant_state", None) is not None:
+            found[f"{name}.weight"] = FourBits(module)
+        elif isinstance(module, bitsandbytes.nn.Linear8bitLt) and module.weight.dtype == torch.int8:
+            found[f"{name}.weight"] = EightBits(module)
+    if any(layer.kind == "int8" for layer in found.values()):  # it warns of its casts at every call
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    return found
+
+
+def plain(model: PreTrainedModel) -> PreTrainedModel:
+    """The same architecture with ordinary layers in place of quantised ones, and without weights (on `meta`)."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        made = type(model)(config)
+    made.generation_config = copy.deepcopy(model.generation_config)
+    return made
