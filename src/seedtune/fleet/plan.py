@@ -10,6 +10,7 @@ from typing import Any
 from ..engines.base import Prompt, Sampling
 from ..es.population import Member
 from ..noise import spec
+from ..tasks.functions import Functions
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,29 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What it takes to score a chunk where it is decoded: the functions, each question of the chunk once, the question
+    of each row (rows behind those are not scored), and `trainer_state`. `timeout` is `Scorer`'s.
+    """
+
+    functions: Functions
+    timeout: float
+    questions: Questions
+    rows: tuple[int, ...]
+    state: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Work:
-    """A chunk as an engine takes it: row n is `prompts[n]`, answered by `members[n]`."""
+    """A chunk as an engine takes it: row n is `prompts[n]`, answered by `members[n]`. It is scored there where it is
+    `asked` for.
+    """
 
     members: tuple[Member | None, ...]
     prompts: tuple[Prompt, ...]
     sampling: Sampling
     seed: int
+    asked: Asked | None = None
 
 
 def cut(

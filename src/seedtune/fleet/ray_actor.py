@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -11,8 +11,10 @@ from ray import ObjectRef
 
 from ..errors import SeedtuneError
 from .dispatch import WorkerLost
+from .plan import Work
 from .replica import OutOfMemory
-from .wire import ToCompletion, pack_work, unpack, unpack_groups
+from .rows import Part
+from .wire import ToCompletion, pack, pack_work, unpack, unpack_parts
 
 
 class Actor:
@@ -25,13 +27,19 @@ class Actor:
         self.expected = ""
         self.digest: ObjectRef[str] | None = None
         self.replaceable = True
+        self._taught: set[str] = set()
 
-    def answer(self, work: Any) -> Future[Any]:
+    def answer(self, work: Work) -> Future[Any]:
+        if work.asked is not None and work.asked.functions.key not in self._taught:
+            functions = pack(work.asked.functions)
+            self.actor.learn.remote(functions)
+            self._taught.add(work.asked.functions.key)
+            self.sent += len(functions)
         payload, expected = pack_work(work), self.expected
         self.sent += len(payload)
-        return chained(self.actor.answer.remote(payload), lambda answered: self._groups(answered, expected), self._told)
+        return chained(self.actor.answer.remote(payload), lambda answered: self._parts(answered, expected), self._told)
 
-    def _groups(self, answered: bytes, expected: str) -> list[Mapping[int, Any]]:
+    def _parts(self, answered: bytes, expected: str) -> list[Part]:
         """What came back, if it came from the right weights."""
         self.received += len(answered)
         packed, halved, digest = unpack(answered)
@@ -42,9 +50,9 @@ class Actor:
                 f"{self.name} on {self.host} ran out of memory; it decodes {halved} rows at once from now on. Rewards "
                 "may differ in their last bits from those of a run with memory enough; set generation_batch_size."
             )
-        groups = unpack_groups(packed, self.to_completion)
-        self.tokens += sum(len(c.ids) for group in groups for c in group.values())
-        return list(groups)
+        parts = unpack_parts(packed, self.to_completion)
+        self.tokens += sum(len(c.ids) for part in parts for c in part.rows.values())
+        return parts
 
     def _told(self, cause: BaseException) -> BaseException:
         """What an error of the replica's means to the dispatcher."""

@@ -18,10 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines.base import Completion, Engine
+from ..errors import RewardError
 from ..es.population import Population
 from ..noise import spec
-from .plan import Work
-from .wire import Groups, pack, pack_groups, unpack, unpack_work
+from ..tasks.functions import Functions
+from ..tasks.pool import Scorer
+from .plan import Asked, Work
+from .rows import Part, ScoredRows
+from .wire import pack, pack_parts, unpack, unpack_work
 
 #: Makes an engine from a model's name or folder. It must be picklable.
 MakeEngine = Callable[[str], Engine]
@@ -43,6 +47,25 @@ class Joined:
     digest: str = ""
     model: Any = None
 
+    def differs(self, described: Mapping[str, Any], digest: str) -> str:
+        """Why it cannot work for a driver whose model is this, with weights of this digest; empty: it can."""
+        if self.versions != versions():
+            return (
+                f"runs {' and '.join(self.versions)}, the driver {' and '.join(versions())}: install the same on "
+                "every node."
+            )
+        if self.model != (described["digest"], described["scope"]):
+            return (
+                f"has another base model than the driver (digest {self.model[0]}, not {described['digest']}): every "
+                "node must load the same files."
+            )
+        if self.digest != digest:
+            return (
+                "repeated the updates and holds other weights than the driver: its software computes otherwise. "
+                "Versions must be the same on every node."
+            )
+        return ""
+
 
 def versions() -> tuple[str, ...]:
     """What must be the same everywhere."""
@@ -61,6 +84,8 @@ class Replica:
         self._engine: Engine | None = None
         self._rows: int | None = None
         self._digest, self._t = "", 0
+        self._functions: dict[str, Functions] = {}
+        self._scorers: dict[str, Scorer] = {}
 
     @property
     def engine(self) -> Engine:
@@ -104,35 +129,50 @@ class Replica:
             self._files = None
             return self._make(folder)
 
+    def learn(self, payload: bytes) -> None:
+        """Packed reward `Functions`; work names them by their key from now on."""
+        functions: Functions = unpack(payload)
+        self._functions[functions.key] = functions
+
     def answer(self, payload: bytes) -> bytes:
-        """To a packed `Work`: packed groups of completions, the rows at once if they were halved since, and the digest
-        of the weights that answered. Raises OutOfMemory.
+        """To a packed `Work`: packed parts of the chunk, with their rewards where they were asked for, the rows at once
+        if they were halved since, and the digest of the weights that answered. Raises OutOfMemory, RewardError.
         """
-        work = unpack_work(payload, self.population)
+        work = unpack_work(payload, self.population, self._functions)
         halved = None
-        groups = self._decode(work)
-        if groups is None and self._rows is None:
+        parts = self._decode(work)
+        if parts is None and self._rows is None:
             at_once = min(work.sampling.rows_at_once or len(work.prompts), len(work.prompts))
             self._rows = halved = max(1, at_once // 2)
-            groups = self._decode(work)
-        if groups is None:
+            parts = self._decode(work)
+        if parts is None:
             raise OutOfMemory(f"out of memory, also with {self._rows} rows at once")
-        return pack((pack_groups(groups), halved, self._digest))
+        return pack((pack_parts(parts), halved, self._digest))
 
-    def _decode(self, work: Work) -> Groups | None:
+    def _decode(self, work: Work) -> list[Part] | None:
         """None: it did not fit into memory."""
         groups: list[Mapping[int, Completion]] = []
+        scored = None if work.asked is None else ScoredRows(work.asked, self._scorer(work.asked))
         sampling = work.sampling
         if self._rows is not None:
             sampling = replace(sampling, rows_at_once=min(self._rows, sampling.rows_at_once or self._rows))
         try:
             self.engine.become(work.members)
-            self.engine.generate(work.prompts, sampling, work.seed, groups.append)
+            self.engine.generate(work.prompts, sampling, work.seed, groups.append if scored is None else scored.ended)
+        except RewardError:
+            raise
         except Exception as e:
             if _is_memory(e):
                 return None
             raise
-        return groups
+        return [Part(group) for group in groups] if scored is None else scored.parts()
+
+    def _scorer(self, asked: Asked) -> Scorer:
+        """A process of its own beside the engine; started when there is something to score."""
+        key = asked.functions.key
+        if key not in self._scorers:
+            self._scorers[key] = Scorer(asked.functions, workers=1, timeout=asked.timeout)
+        return self._scorers[key]
 
     def update(self, payload: bytes) -> str:
         """Apply a packed `Update`; the digest behind it."""
