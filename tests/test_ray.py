@@ -23,7 +23,7 @@ from seedtune.fleet.dispatch import Dispatcher
 from seedtune.fleet.plan import Asked, Questions, Work
 from seedtune.fleet.replica import OutOfMemory, Replica, _is_memory, versions
 from seedtune.fleet.rows import Part
-from seedtune.fleet.wire import pack, pack_parts, pack_work, unpack, unpack_parts, unpack_work
+from seedtune.fleet.wire import pack, pack_asked, pack_parts, pack_work, unpack, unpack_asked, unpack_parts, unpack_work
 from seedtune.report.progress import Progress
 from seedtune.tasks.functions import Functions
 from seedtune.tasks.pool import Scorer
@@ -99,18 +99,19 @@ def test_two_replicas_yield_the_journal_of_one(tmp_path, tiny_folder, perturbati
 
 
 def test_bytes_do_not_grow_with_the_model(tmp_path):
-    """The bound: 2 KB + 64 B a member + the text of prompts and completions."""
+    """The bound: 2 KB + 64 B a member + the text of prompts and completions, and what rewards ask for beside it."""
     sent = []
-    for layers in (1, 8):
-        model = save_tiny(tmp_path / f"model-{layers}", layers=layers)
-        how = {"population_size": 16, "chunk_size": 16, "max_steps": 2}
-        trainer = made(tmp_path / f"run-{layers}", model, fleet="ray", replicas=1, **how)
+    for size in ({"layers": 1}, {"layers": 8, "hidden": 128}):
+        model = save_tiny(tmp_path / f"model-{size['layers']}", **size)
+        how = {"population_size": 16, "chunk_size": 16, "max_steps": 2, "reward_workers": None}
+        trainer = made(tmp_path / f"run-{size['layers']}", model, fleet="ray", replicas=1, **how)
         trainer.train()
         lines = [line for line in trainer.run.history if "fleet/replicas" in line]
-        text = sum(len(row["prompt"]) for row in ROWS[:4]) * 4 + 16 * 4 * 12  # four chunks; a byte is a token here
+        text = sum(len(row["prompt"]) for row in ROWS[:4]) + 16 * 4 * 12  # of 16 chunks; a byte is a token here
         for line in lines[1:]:  # the first counts the evaluation before it, too
             assert line["fleet/bytes_sent"] + line["fleet/bytes_received"] < 2000 + 64 * 16 + text
         sent.append(lines[-1]["fleet/bytes_sent"])
+    assert 1e6 < trainer.engine.describe()["parameters"] < 1.5e6
     assert abs(sent[0] - sent[1]) < 100
 
 
@@ -231,31 +232,32 @@ def test_rewards_are_the_same_wherever_they_are_scored(tmp_path, tiny_folder):
         assert results(tmp_path / f"ray-{workers}", fleet="ray", replicas=2, reward_workers=workers) == first
 
 
-def where(completions, log_file, **_):
+def stays(log_file, **_):
     with open(log_file[0], "a") as log:
-        log.write(f"{os.getpid()} {os.getppid()}\n")
-    return [0.0] * len(completions)
+        log.write(f"{os.getpid()} {os.getppid()}")
+    time.sleep(1e6)
 
 
 def test_rewards_are_scored_beside_the_replica_in_a_process_that_ends_with_it(tmp_path, tiny_folder):
-    rows = [{**row, "log_file": str(tmp_path / "log")} for row in ROWS]
-    args = replace(SETTINGS, output_dir=str(tmp_path / "ray"), fleet="ray", reward_workers=None, max_steps=1)
-    trainer = ESTrainer(str(tiny_folder), where, args, rows, progress=Notes())
-    replicas, welcome = set(), trainer.fleet._welcome
+    log = tmp_path / "log"
+    args = replace(SETTINGS, output_dir=str(tmp_path / "ray"), fleet="ray", reward_workers=None)
+    rows = [{**row, "log_file": str(log)} for row in ROWS]
+    trainer = ESTrainer(str(tiny_folder), stays, args, rows, progress=Notes())
+    welcome, replicas = trainer.fleet._welcome, set()
 
     def look(*args, **options):
         welcome(*args, **options)
-        replicas.update(w.pid for w in trainer.fleet.dispatcher.workers)
+        replicas.update(worker.pid for worker in trainer.fleet.dispatcher.workers)
+        if log.exists():
+            raise FleetError("that is enough")
 
     trainer.fleet._welcome = look
-    trainer.train()
-    scoring, parents = zip(
-        *(map(int, line.split()) for line in (tmp_path / "log").read_text().splitlines()), strict=True
-    )
-    assert {*parents} == replicas
-    assert len({*scoring}) == 1
+    with pytest.raises(FleetError, match="enough"):
+        trainer.train()
+    scoring, parent = map(int, log.read_text().split())
+    assert {parent} == replicas
     for _ in range(600):  # it looks once a second
-        if not os.path.exists(f"/proc/{scoring[0]}"):
+        if not os.path.exists(f"/proc/{scoring}"):
             return
         time.sleep(0.1)
     pytest.fail("the scoring process outlives its replica")
@@ -300,6 +302,24 @@ def test_replicas_and_scoring_actors_report_what_scoring_processes_report(
     args = replace(SETTINGS, output_dir=str(tmp_path), fleet="ray", reward_workers=workers, reward_timeout=2)
     with pytest.raises(RewardError, match=said):
         ESTrainer(str(tiny_folder), function, args, ROWS, progress=Notes()).train()
+
+
+def test_columns_that_a_replica_cannot_load_are_said(tmp_path, tiny_folder):
+    args = replace(SETTINGS, output_dir=str(tmp_path), fleet="ray", reward_workers=None)
+    rows = [{**row, "what": Unloadable()} for row in ROWS]
+    with pytest.raises(RewardError, match=r"columns cannot be loaded .*a_package_that_is_not_there"):
+        ESTrainer(str(tiny_folder), short, args, rows, progress=Notes()).train()
+
+
+def test_a_note_says_when_replicas_will_idle(tmp_path, tiny_folder):
+    trainer = made(tmp_path / "few", tiny_folder, fleet="ray", replicas=7, max_steps=1)
+    trainer.train()
+    idle = [note for note in trainer.progress.notes if "chunk_size" in note]
+    assert len(idle) == 1
+    assert "6 chunks for 7 replicas" in idle[0]
+    enough = made(tmp_path / "enough", tiny_folder, fleet="ray", replicas=6)
+    enough.fleet.begin(enough.prompts.batch(5, 1))
+    assert not any("chunk_size" in note for note in enough.progress.notes)
 
 
 def test_what_cannot_work_is_said_at_once(tmp_path, tiny_folder):
@@ -389,15 +409,19 @@ def test_what_is_packed_comes_out_again(logprobs):
     population, members = Population(4, True), Population(4, True).ask(7)
     prompts = texts.encode(["say this", "and that", "say this"], 8)
     how = Sampling(8, temperature=0.5, rows_at_once=2, drawn_from=1, logprobs=logprobs)
-    work = Work((members[3], None, members[0]), tuple(prompts), how, 2**60)
-    bare = unpack_work(pack_work(work), population, {})
-    assert (bare.members, bare.sampling, bare.seed, bare.asked) == (work.members, how, 2**60, None)
-    assert [p.ids for p in bare.prompts] == [p.ids for p in prompts]
     functions = Functions.of([Reward(short)])
-    questions = Questions((7, 4), (prompts[0], prompts[1]), {"wanted": [{1: 2}, None]})
-    asked = Asked(functions, 1.5, questions, (0, 1), {"global_step": 3})  # the third row rides along
-    again = unpack_work(pack_work(replace(work, asked=asked)), population, {functions.key: functions})
-    assert again.asked == asked
+    questions = Questions((), (prompts[1], prompts[0]), {"wanted": [{1: 2}, None]})
+    for asked in (
+        Asked(questions, Sampling(8), {"global_step": 3}, functions, 1.5),
+        Asked(replace(questions, columns={}), how, {}),
+    ):
+        theirs = unpack_asked(pack_asked(asked), {functions.key: functions})
+        assert asked.functions is None or theirs == asked
+        assert [p.ids for p in theirs.questions.prompts] == [p.ids for p in asked.questions.prompts]
+        work = Work((members[3], None, members[0]), tuple(prompts), how, 2**60, (1, 0), asked)  # the third rides along
+        again = unpack_work(pack_work(work), population, theirs)
+        assert [p.ids for p in again.prompts] == [p.ids for p in prompts]
+        assert replace(again, prompts=work.prompts, asked=asked) == work
     ids = [texts.encode([text], 1)[0].ids for text in ("é ü", "x")]
     chances = (lambda n: [-0.5] * n) if logprobs else (lambda n: None)
     ended = texts.completion([*ids[0], 0], chances(len(ids[0]) + 1)), texts.completion(ids[1], chances(len(ids[1])))
@@ -463,13 +487,14 @@ def test_a_reward_function_without_memory_is_not_a_replica_without(tmp_path):
             on_completions(dict.fromkeys(range(len(prompts)), Completion((1,), "é", truncated=False)))
 
     scorer = Scorer([Reward(boom)], workers=0, timeout=1)
-    asked = Asked(scorer.functions, 1, Questions((0,), (Prompt("say", (1,)),), {}), (0,) * 16, {})
+    asked = Asked(Questions((), (Prompt("say", (1,)),), {}), Sampling(8), {}, scorer.functions, 1.0)
     replica = Replica(lambda model: Fluent(0), "", Population(2))
     replica._engine = Fluent(0)
     replica._scorers[asked.functions.key] = scorer
     replica.learn(pack(asked.functions))
+    replica.ask(pack_asked(asked))
     with pytest.raises(RewardError, match="out of memory"):
-        replica.answer(pack_work(Work((None,) * 16, (Prompt("", (1,)),) * 16, Sampling(8), 0, asked)))
+        replica.answer(pack_work(Work((None,) * 16, asked.questions.prompts * 16, Sampling(8), 0, (0,) * 16, asked)))
     assert replica.engine.tried == [16]
 
 

@@ -16,8 +16,8 @@ from ..es.population import Member, Population
 from ..tasks.pool import Scorer
 from ..tasks.reward import Reward
 from .answers import Answers, Clock
-from .plan import Chunk, Questions, Work, cut
-from .rows import Part, Rows, asked
+from .plan import Asked, Chunk, Questions, Work, cut
+from .rows import Part, ReplicaScorer, Rows
 
 #: Rows done, rows in all, and new tokens since the last call.
 OnRows = Callable[[int, int, int], None]
@@ -44,6 +44,13 @@ class LocalFleet:
         self.seed = seed
         self.interrupted: Callable[[], bool] = lambda: False
 
+    def begin(self, questions: Questions) -> None:
+        """A run is to start whose iterations ask so many questions. One replica has nothing to say of it."""
+
+    def plan(self, members: int, questions: Questions, iteration: int) -> list[Chunk]:
+        """The chunks of an evaluation."""
+        return cut(members, questions, self.chunk_size, self.seed, iteration, mixed=self.engine.mixes_members)
+
     def evaluate(
         self,
         members: Sequence[Member | None],
@@ -55,15 +62,11 @@ class LocalFleet:
         beside: Beside | None = None,
     ) -> Answers:
         """Every member answers every question, in the chunks of the plan; rows are scored while others are decoded."""
-        plan = cut(len(members), questions, self.chunk_size, self.seed, iteration, mixed=self.engine.mixes_members)
+        plan = self.plan(len(members), questions, iteration)
         clock, rows = Clock(), Rows(questions, scorer, state, len(members) * len(questions.prompts))
-        works = [
-            dataclasses.replace(
-                self._work(chunk, members, questions, beside if chunk is plan[-1] else None),
-                asked=asked(chunk, questions, scorer, state),
-            )
-            for chunk in plan
-        ]
+        there = isinstance(scorer, ReplicaScorer)
+        asked = Asked(questions, self.sampling, state, scorer.functions if there else None, scorer.timeout)
+        works = [self._work(chunk, members, asked, beside if chunk is plan[-1] else None) for chunk in plan]
 
         def on_part(number: int, part: Part) -> None:
             if self.interrupted():
@@ -87,14 +90,13 @@ class LocalFleet:
             pieces, scores = rows.gather()
         return Answers.collect(members, questions, scorer.names, pieces, scores, clock.seconds, missing(left))
 
-    def _work(
-        self, chunk: Chunk, members: Sequence[Member | None], questions: Questions, riding: Beside | None
-    ) -> Work:
-        prompts, who, sampling = [questions.prompts[n] for n in chunk.rows], [members[m] for m in chunk.members], None
+    def _work(self, chunk: Chunk, members: Sequence[Member | None], asked: Asked, riding: Beside | None) -> Work:
+        prompts, who = [asked.questions.prompts[n] for n in chunk.rows], [members[m] for m in chunk.members]
+        sampling = asked.sampling
         if riding:
-            sampling = dataclasses.replace(self.sampling, drawn_from=len(prompts))
+            sampling = dataclasses.replace(sampling, drawn_from=len(prompts))
             who, prompts = [*who, *([None] * len(riding.prompts))], [*prompts, *riding.prompts]
-        return Work(tuple(who), tuple(prompts), sampling or self.sampling, chunk.seed)
+        return Work(tuple(who), tuple(prompts), sampling, chunk.seed, chunk.rows, asked)
 
     def _answer(
         self,

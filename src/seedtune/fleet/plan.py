@@ -33,27 +33,28 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Asked:
-    """What it takes to score a chunk where it is decoded: the functions, each question of the chunk once, the question
-    of each row (rows behind those are not scored), and `trainer_state`. `timeout` is `Scorer`'s.
+    """What the chunks of an evaluation have in common: questions, how to decode (but where responses ride along) and
+    `trainer_state`. With `functions` (and their `timeout`, as `Scorer`'s) completions are scored where they are made.
     """
 
-    functions: Functions
-    timeout: float
     questions: Questions
-    rows: tuple[int, ...]
+    sampling: Sampling
     state: Mapping[str, Any]
+    functions: Functions | None = None
+    timeout: float = 0.0
 
 
 @dataclass(frozen=True)
 class Work:
-    """A chunk as an engine takes it: row n is `prompts[n]`, answered by `members[n]`. It is scored there where it is
-    `asked` for.
+    """A chunk as an engine takes it: row n is `prompts[n]`, answered by `members[n]`; it is number `rows[n]` of the
+    questions that are `asked`, or none of them and not scored, behind the last of those.
     """
 
     members: tuple[Member | None, ...]
     prompts: tuple[Prompt, ...]
     sampling: Sampling
     seed: int
+    rows: tuple[int, ...] = ()
     asked: Asked | None = None
 
 

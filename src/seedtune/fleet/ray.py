@@ -25,7 +25,7 @@ from .answers import Clock
 from .cluster import Cluster
 from .dispatch import Dispatcher, Tally, Worker
 from .local import LocalFleet, MayLeave, OnPart
-from .plan import Work
+from .plan import Questions, Work
 from .ray_actor import Actor, first_line, other_weights
 from .ray_scoring import RayScorer
 from .replica import Joined, MakeEngine, Replica, Update, versions
@@ -165,6 +165,15 @@ class RayFleet(LocalFleet):
             raise FleetError(f"no replica is left: {why} The iterations before are safe; --resume goes on from there.")
 
     # --- the work of a fleet ------------------------------------------------------------------------------------------
+
+    def begin(self, questions: Questions) -> None:
+        """Notes when an iteration has less to hand out than there are to take it."""
+        chunks, replicas = len(self.plan(self.population.size, questions, 1)), self.cluster.replicas
+        if chunks < replicas:
+            self.note(
+                f"An iteration has {chunks} chunks for {replicas} replicas: some will idle. A chunk_size smaller than "
+                f"{self.chunk_size} makes more chunks of it; a resumed run must keep its own."
+            )
 
     def scorer(self, rewards: Sequence[Reward], *, workers: int | None, timeout: float) -> Scorer:
         """None: replicas score what they decode. Otherwise actors anywhere on the cluster; 0: this process."""

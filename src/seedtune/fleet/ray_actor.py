@@ -11,10 +11,10 @@ from ray import ObjectRef
 
 from ..errors import SeedtuneError
 from .dispatch import WorkerLost
-from .plan import Work
+from .plan import Asked, Work
 from .replica import OutOfMemory
 from .rows import Part
-from .wire import ToCompletion, pack, pack_work, unpack, unpack_parts
+from .wire import ToCompletion, pack, pack_asked, pack_work, unpack, unpack_parts
 
 
 class Actor:
@@ -27,17 +27,27 @@ class Actor:
         self.expected = ""
         self.digest: ObjectRef[str] | None = None
         self.replaceable = True
-        self._taught: set[str] = set()
+        self._asked: Asked | None = None
+        self._known: set[str] = set()
 
     def answer(self, work: Work) -> Future[Any]:
-        if work.asked is not None and work.asked.functions.key not in self._taught:
-            functions = pack(work.asked.functions)
-            self.actor.learn.remote(functions)
-            self._taught.add(work.asked.functions.key)
-            self.sent += len(functions)
-        payload, expected = pack_work(work), self.expected
-        self.sent += len(payload)
+        if work.asked is not None and work.asked is not self._asked:
+            self._ask(work.asked)
+        payload, expected = self._counted(pack_work(work)), self.expected
         return chained(self.actor.answer.remote(payload), lambda answered: self._parts(answered, expected), self._told)
+
+    def _ask(self, asked: Asked) -> None:
+        """Calls arrive in the order in which they are sent."""
+        functions = asked.functions
+        if functions is not None and functions.key not in self._known:
+            self.actor.learn.remote(self._counted(pack(functions)))
+            self._known.add(functions.key)
+        self.actor.ask.remote(self._counted(pack_asked(asked)))
+        self._asked = asked
+
+    def _counted(self, payload: bytes) -> bytes:
+        self.sent += len(payload)
+        return payload
 
     def _parts(self, answered: bytes, expected: str) -> list[Part]:
         """What came back, if it came from the right weights."""
@@ -64,8 +74,7 @@ class Actor:
         return WorkerLost(f"{type(cause).__name__}: {cause}")
 
     def update(self, payload: bytes) -> None:
-        self.sent += len(payload)
-        self.digest = self.actor.update.remote(payload)
+        self.digest = self.actor.update.remote(self._counted(payload))
 
 
 def chained(

@@ -25,7 +25,7 @@ from ..tasks.functions import Functions
 from ..tasks.pool import Scorer
 from .plan import Asked, Work
 from .rows import Part, ScoredRows
-from .wire import pack, pack_parts, unpack, unpack_work
+from .wire import pack, pack_parts, unpack, unpack_asked, unpack_work
 
 #: Makes an engine from a model's name or folder. It must be picklable.
 MakeEngine = Callable[[str], Engine]
@@ -84,6 +84,8 @@ class Replica:
         self._engine: Engine | None = None
         self._rows: int | None = None
         self._digest, self._t = "", 0
+        self._told = b""
+        self._asked: Asked | None = None
         self._functions: dict[str, Functions] = {}
         self._scorers: dict[str, Scorer] = {}
 
@@ -130,15 +132,23 @@ class Replica:
             return self._make(folder)
 
     def learn(self, payload: bytes) -> None:
-        """Packed reward `Functions`; work names them by their key from now on."""
+        """Packed reward `Functions`; evaluations name them by their key."""
         functions: Functions = unpack(payload)
         self._functions[functions.key] = functions
+
+    def ask(self, payload: bytes) -> None:
+        """Packed `Asked`: what the chunks that come next have in common. Unpacked with the first of them, which can say
+        what is wrong with it; nobody waits for this call.
+        """
+        self._told, self._asked = payload, None
 
     def answer(self, payload: bytes) -> bytes:
         """To a packed `Work`: packed parts of the chunk, with their rewards where they were asked for, the rows at once
         if they were halved since, and the digest of the weights that answered. Raises OutOfMemory, RewardError.
         """
-        work = unpack_work(payload, self.population, self._functions)
+        if self._told and self._asked is None:
+            self._asked = _unpacked(self._told, self._functions)
+        work = unpack_work(payload, self.population, self._asked)
         halved = None
         parts = self._decode(work)
         if parts is None and self._rows is None:
@@ -152,7 +162,8 @@ class Replica:
     def _decode(self, work: Work) -> list[Part] | None:
         """None: it did not fit into memory."""
         groups: list[Mapping[int, Completion]] = []
-        scored = None if work.asked is None else ScoredRows(work.asked, self._scorer(work.asked))
+        scorer = self._scorer(work.asked)
+        scored = ScoredRows(work.rows, work.asked, scorer) if scorer and work.asked else None
         sampling = work.sampling
         if self._rows is not None:
             sampling = replace(sampling, rows_at_once=min(self._rows, sampling.rows_at_once or self._rows))
@@ -167,8 +178,10 @@ class Replica:
             raise
         return [Part(group) for group in groups] if scored is None else scored.parts()
 
-    def _scorer(self, asked: Asked) -> Scorer:
-        """A process of its own beside the engine; started when there is something to score."""
+    def _scorer(self, asked: Asked | None) -> Scorer | None:
+        """A process beside the engine, started when there is something to score; None: that is done elsewhere."""
+        if asked is None or asked.functions is None:
+            return None
         key = asked.functions.key
         if key not in self._scorers:
             self._scorers[key] = Scorer(asked.functions, workers=1, timeout=asked.timeout)
@@ -185,6 +198,16 @@ class Replica:
         if t > self._t:
             self.engine.update(self.population.ask(t), coefficients, rate)
             self._t = t
+
+
+def _unpacked(payload: bytes, known: Mapping[str, Functions]) -> Asked:
+    try:
+        return unpack_asked(payload, known)
+    except Exception as e:
+        raise RewardError(
+            f"the dataset's columns cannot be loaded where rewards are scored: {type(e).__name__}: {e}. What they are "
+            "made of must be installed on every node; or set reward_workers: 0."
+        ) from e
 
 
 def _is_memory(e: BaseException) -> bool:

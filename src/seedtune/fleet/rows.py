@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -71,28 +71,14 @@ class ReplicaScorer(Scorer):
     """Stands for the scorers of replicas, which score what they decode with its functions."""
 
 
-def asked(chunk: Chunk, questions: Questions, scorer: Scorer, state: Mapping[str, Any]) -> Asked | None:
-    """What a chunk takes along to be scored where it is decoded; None: its completions come to `scorer`."""
-    if not isinstance(scorer, ReplicaScorer):
-        return None
-    once = list(dict.fromkeys(chunk.rows))
-    numbers = {row: n for n, row in enumerate(once)}
-    its = Questions(
-        tuple(questions.indices[row] for row in once),
-        tuple(questions.prompts[row] for row in once),
-        {name: [values[row] for row in once] for name, values in questions.columns.items()},
-    )
-    return Asked(scorer.functions, scorer.timeout, its, tuple(numbers[row] for row in chunk.rows), state)
-
-
 class ScoredRows:
     """The rows of one chunk where it is decoded: cut into pieces as `Rows` cuts them, so that a reward function is
     called with the same completions wherever that is.
     """
 
-    def __init__(self, asked: Asked, scorer: Scorer) -> None:
-        self._count = len(asked.rows)
-        self._chunk = Chunk(tuple(range(self._count)), asked.rows, seed=0)  # a row's place: its number, its question
+    def __init__(self, rows: Sequence[int], asked: Asked, scorer: Scorer) -> None:
+        self._count = len(rows)
+        self._chunk = Chunk(tuple(range(self._count)), tuple(rows), seed=0)  # a row's place: its number, its question
         self._rows = Rows(asked.questions, scorer, asked.state, self._count)
         self._unscored: dict[int, Completion] = {}
 
