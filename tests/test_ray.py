@@ -338,6 +338,9 @@ def test_what_cannot_work_is_said_at_once(tmp_path, tiny_folder):
     with pytest.raises(RewardError, match="cannot be sent"):
         trainer(reward=Unpicklable(), reward_workers=None)
     assert any("room for 2 of 5" in note for note in trainer(replicas=5).progress.notes)
+    for workers, said in ((None, True), (0, False)):
+        notes = trainer(replica_timeout=30, reward_workers=workers).progress.notes
+        assert any("reward_timeout (60 s) is not shorter" in note for note in notes) is said
 
 
 class Unpicklable:
