@@ -134,6 +134,11 @@ def fleet(
     address = None if args.address == "local" else args.address
     cluster = Cluster(args.replicas, address, args.replica_cpus, args.replica_gpus, args.replica_timeout)
     cluster.secure()
+    if args.reward_workers is None and args.reward_timeout >= args.replica_timeout:
+        note(
+            f"reward_timeout ({args.reward_timeout:g} s) is not shorter than replica_timeout ({args.replica_timeout:g} "
+            "s): a replica whose reward function hangs will count as lost before it can say so."
+        )
     try:
         from .fleet.ray import RayFleet
     except ImportError as e:

@@ -168,7 +168,12 @@ class ESConfig:
     chat_template_kwargs: dict[str, Any] = setting("Generation", "passed to the chat template", None)
 
     reward_weights: list[float] | None = setting("Rewards", "one weight a reward function; default 1", None)
-    reward_workers: int = setting("Rewards", "scoring processes; 0: in this process, no limit", 1, learning=False)
+    reward_workers: int | None = setting(
+        "Rewards",
+        "scoring processes (with ray: actors); 0: in this process, no limit; default: one, with ray one a replica",
+        None,
+        learning=False,
+    )
     reward_timeout: float = setting("Rewards", "seconds without a result before the run stops", 60.0, learning=False)
 
     fleet: str = setting("Fleet", "local, or ray: replicas in their own processes or machines", "local", learning=False)

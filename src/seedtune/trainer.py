@@ -135,6 +135,7 @@ class ESTrainer:
                 self.state.global_step, self.state.log_history = self.run.step, list(self.run.history)
                 for line in self.run.evaluations:
                     self.progress.evaluated(line["step"], line)
+                self.fleet.begin(self.prompts.batch(self.args.seed, 1))
                 self.progress.begin(self._facts(), self.run.step, self.args.max_steps)
                 self._call("on_train_begin")
                 why = self._iterate(scorer, evaluator, interrupts)
