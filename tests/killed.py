@@ -22,7 +22,7 @@ from seedtune import ESConfig, ESTrainer
 from seedtune.engines import hf
 from seedtune.engines.decode import Decoder
 from seedtune.journal import store
-from seedtune.perturb.centre import Centre
+from seedtune.perturb.host import Host
 from seedtune.report.progress import Progress
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -70,7 +70,7 @@ def kill_at(moment: str) -> None:
     if place == "generate":
         before(Decoder, "forward")
     elif place == "update":
-        before(Centre, "_push")  # the master has moved, the live weights have not
+        before(Host, "write")  # the master has moved, the live weights have not
     elif place == "metrics":
         from seedtune.journal.folder import RunFolder
 

@@ -72,3 +72,12 @@ def test_settings_of_a_fleet_without_one_are_noted():
     for options in ({"replicas": 2}, {"drop_stragglers": 1}, {}):
         build.fleet(None, "model", None, ESConfig(**options), None, notes.append)
     assert notes == [f"{name}: nothing comes of it without fleet: ray." for name in ("replicas", "drop_stragglers")]
+
+
+def test_a_replica_has_the_gpus_that_its_model_is_spread_over():
+    with pytest.raises(ConfigError, match="are for engine: vllm"):
+        ESConfig(vllm_tensor_parallel_size=2)
+    spread = {"engine": "vllm", "vllm_tensor_parallel_size": 2, "fleet": "ray"}
+    with pytest.raises(ConfigError, match="set replica_gpus: 2, not 1"):
+        ESConfig(**spread, replica_gpus=1)
+    assert ESConfig(**spread, replica_gpus=2).replica_gpus == 2

@@ -164,7 +164,8 @@ def test_three_nodes_of_unequal_speed_yield_the_bytes_of_one_replica(nodes, tmp_
     text = log.read_text()
     assert run.returncode == 0, text
     assert (len(killed), cut) == (10, True), text
-    assert joining is not None and joining.result() is None
+    assert joining is not None
+    assert joining.result() is None
     assert "room for 2 of 3" in text
     assert text.count("is gone") >= 10
     assert (many / "journal.jsonl").read_bytes() == (one / "journal.jsonl").read_bytes()

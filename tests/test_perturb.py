@@ -84,7 +84,7 @@ def test_subtract_keeps_no_second_copy():
     model = tiny_llama()
     perturber = full(model, restore="subtract")
     pointers = {p.data_ptr() for p in model.parameters()}
-    assert {w.bits().ctypes.data for w in perturber._centre} == pointers
+    assert {w.bits().ctypes.data for w in perturber.store.centre} == pointers
 
 
 def test_1000_tiny_updates_are_not_lost_in_bfloat16():
@@ -134,7 +134,7 @@ def test_replicas_agree_whatever_their_dtype_and_threads(rule, antithetic, rank,
         cpu.set_threads(threads)
         centre = any_rank(tiny_llama(), rank, dtype=dtype, rule=rule, master=master)
         monkeypatch.setattr(cpu, "_SPAN", 2**18 // threads**5)  # unlike ranges, too
-        centre._ranges = cpu.ranges(len(w) for w in centre._centre)
+        centre.store.ranges = cpu.ranges(len(w) for w in centre.store.centre)
         for t in range(3):
             members = Population(4, antithetic=antithetic).ask(t)
             centre.update(members, np.array([1, -1, 0.5, 0], np.float32), rate=0.01)
@@ -178,7 +178,7 @@ def test_a_bfloat16_master_loses_no_update_on_average():
         centre.update([Member(t, 0, 0, 1)], np.array([0.0], np.float32), rate=1e-4)
     theta = centre.centre(name, torch.float32).numpy()
     assert theta.mean() == pytest.approx((1 - 1e-4) ** 200, abs=1e-3)
-    assert centre._centre[0].bits().dtype == np.uint16
+    assert centre.store.centre[0].bits().dtype == np.uint16
     assert centre.distance() == pytest.approx(float(np.linalg.norm(theta - 1)), rel=1e-5)
 
 

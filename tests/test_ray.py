@@ -14,16 +14,20 @@ import numpy as np
 import pytest
 
 from seedtune import ESConfig, ESTrainer, build
-from seedtune.engines.base import Prompt, Sampling
+from seedtune.engines.base import Completion, Prompt, Sampling
 from seedtune.engines.texts import Texts
 from seedtune.errors import ConfigError, FleetError, ModelError, RewardError
 from seedtune.es.population import Population
 from seedtune.fleet.cluster import Cluster
 from seedtune.fleet.dispatch import Dispatcher
-from seedtune.fleet.plan import Work
+from seedtune.fleet.plan import Asked, Questions, Work
 from seedtune.fleet.replica import OutOfMemory, Replica, _is_memory, versions
-from seedtune.fleet.wire import pack, pack_groups, pack_work, unpack, unpack_groups, unpack_work
+from seedtune.fleet.rows import Part
+from seedtune.fleet.wire import pack, pack_asked, pack_parts, pack_work, unpack, unpack_asked, unpack_parts, unpack_work
 from seedtune.report.progress import Progress
+from seedtune.tasks.functions import Functions
+from seedtune.tasks.pool import Scorer
+from seedtune.tasks.reward import Reward, Scores
 from tiny import save_tiny, tiny_llama, tiny_tokenizer
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # as Cluster.secure sets it
@@ -95,18 +99,19 @@ def test_two_replicas_yield_the_journal_of_one(tmp_path, tiny_folder, perturbati
 
 
 def test_bytes_do_not_grow_with_the_model(tmp_path):
-    """The bound: 2 KB + 64 B a member + the text of prompts and completions."""
+    """The bound: 2 KB + 64 B a member + the text of prompts and completions, and what rewards ask for beside it."""
     sent = []
-    for layers in (1, 8):
-        model = save_tiny(tmp_path / f"model-{layers}", layers=layers)
-        how = {"population_size": 16, "chunk_size": 16, "max_steps": 2}
-        trainer = made(tmp_path / f"run-{layers}", model, fleet="ray", replicas=1, **how)
+    for size in ({"layers": 1}, {"layers": 8, "hidden": 128}):
+        model = save_tiny(tmp_path / f"model-{size['layers']}", **size)
+        how = {"population_size": 16, "chunk_size": 16, "max_steps": 2, "reward_workers": None}
+        trainer = made(tmp_path / f"run-{size['layers']}", model, fleet="ray", replicas=1, **how)
         trainer.train()
         lines = [line for line in trainer.run.history if "fleet/replicas" in line]
-        text = sum(len(row["prompt"]) for row in ROWS[:4]) * 4 + 16 * 4 * 12  # four chunks; a byte is a token here
+        text = sum(len(row["prompt"]) for row in ROWS[:4]) + 16 * 4 * 12  # of 16 chunks; a byte is a token here
         for line in lines[1:]:  # the first counts the evaluation before it, too
             assert line["fleet/bytes_sent"] + line["fleet/bytes_received"] < 2000 + 64 * 16 + text
         sent.append(lines[-1]["fleet/bytes_sent"])
+    assert 1e6 < trainer.engine.describe()["parameters"] < 1.5e6
     assert abs(sent[0] - sent[1]) < 100
 
 
@@ -121,7 +126,7 @@ def test_killing_a_replica_in_every_iteration_changes_nothing(alone, tmp_path, t
             os.kill(busy[0].pid, signal.SIGKILL)
 
     monkeypatch.setattr(Dispatcher, "_hand_out", meddle)
-    trainer, *theirs = trained(tmp_path / "ray", tiny_folder, fleet="ray", replicas=2)
+    trainer, *theirs = trained(tmp_path / "ray", tiny_folder, fleet="ray", replicas=2, reward_workers=None)
     assert len(killed) == 3
     assert theirs == [*alone]
     assert sum("is gone" in note and "goes to others" in note for note in trainer.progress.notes) == 3
@@ -187,19 +192,134 @@ def test_members_that_keep_everyone_waiting_are_left_out_and_the_journal_says_so
     assert (out / "model.safetensors").read_bytes() == weights
 
 
+def told(prompts, completions, wanted, trainer_state, log_extra, log_metric, **_):
+    """Uses all that a reward function is given."""
+    asked = [prompt[-1]["content"] for prompt in prompts]
+    log_extra("asked", asked)
+    log_metric("shortest", min(len(c[0]["content"]) for c in completions))
+    return [
+        None if n == 1 else n / 7 - abs(len(c[0]["content"]) - w) + trainer_state.global_step
+        for n, (c, w) in enumerate(zip(completions, wanted, strict=True))
+    ]
+
+
+def length(completion_ids, **_):
+    return [len(ids) for ids in completion_ids]
+
+
+def test_rewards_are_the_same_wherever_they_are_scored(tmp_path, tiny_folder):
+    """In this process, in one beside it, in replicas, in actors. The function's answers depend on what it is called
+    with, so pieces must be cut alike; responses that ride along for the KL are scored nowhere.
+    """
+    rows = [{"prompt": [{"role": "user", "content": f"say {n}"}], "wanted": n} for n in range(6)]
+
+    def results(folder, **options):
+        how = {"perturbation": "lowrank", "prompts_per_step": 5, "chunk_size": 20, "log_completions": True, **options}
+        args = replace(SETTINGS, output_dir=str(folder), generation_batch_size=6, max_steps=2, **how)
+        trainer = ESTrainer(str(tiny_folder), told, args, rows, eval_funcs=length, progress=Notes())
+        trainer.train()
+        timings = ("time/", "fleet/", "tokens_per_second")
+        history = [{k: v for k, v in line.items() if not k.startswith(timings)} for line in trainer.run.history]
+        completions = {f.name: f.read_text() for f in (folder / "completions").iterdir()}
+        return (folder / "journal.jsonl").read_bytes(), history, completions
+
+    first = results(tmp_path / "local")
+    assert "shortest" in first[1][-2]
+    assert "eval/length" in first[1][-1]
+    assert '"asked": "say' in first[2]["train-1.jsonl"]
+    assert results(tmp_path / "beside", reward_workers=None) == first
+    for workers in (None, 0, 2):
+        assert results(tmp_path / f"ray-{workers}", fleet="ray", replicas=2, reward_workers=workers) == first
+
+
+def stays(log_file, **_):
+    with open(log_file[0], "a") as log:
+        log.write(f"{os.getpid()} {os.getppid()}")
+    time.sleep(1e6)
+
+
+def test_rewards_are_scored_beside_the_replica_in_a_process_that_ends_with_it(tmp_path, tiny_folder):
+    log = tmp_path / "log"
+    args = replace(SETTINGS, output_dir=str(tmp_path / "ray"), fleet="ray", reward_workers=None)
+    rows = [{**row, "log_file": str(log)} for row in ROWS]
+    trainer = ESTrainer(str(tiny_folder), stays, args, rows, progress=Notes())
+    welcome, replicas = trainer.fleet._welcome, set()
+
+    def look(*args, **options):
+        welcome(*args, **options)
+        replicas.update(worker.pid for worker in trainer.fleet.dispatcher.workers)
+        if log.exists():
+            raise FleetError("that is enough")
+
+    trainer.fleet._welcome = look
+    with pytest.raises(FleetError, match="enough"):
+        trainer.train()
+    scoring, parent = map(int, log.read_text().split())
+    assert {parent} == replicas
+    for _ in range(600):  # it looks once a second
+        if not os.path.exists(f"/proc/{scoring}"):
+            return
+        time.sleep(0.1)
+    pytest.fail("the scoring process outlives its replica")
+
+
 def boom(completions, **_):
-    raise ArithmeticError("seven is not even")
+    raise ArithmeticError("seven is not even, out of memory")
 
 
 def dies(completions, **_):
     os._exit(3)
 
 
-@pytest.mark.parametrize(("function", "said"), [(boom, "seven is not even"), (dies, "a scoring process died")])
-def test_scoring_actors_report_what_scoring_processes_report(tmp_path, tiny_folder, function, said):
-    args = replace(SETTINGS, output_dir=str(tmp_path), fleet="ray", reward_workers=2)
+def hangs(completions, **_):
+    time.sleep(1e6)
+
+
+class Unloadable:
+    __name__ = "unloadable"
+
+    def __call__(self, completions, **_):
+        return [0.0] * len(completions)
+
+    def __reduce__(self):
+        return __import__, ("a_package_that_is_not_there",)
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (boom, r"seven is not even, out of memory\n  prompt: +'say \d and then some'\n  completion: '(.|\n)*in boom"),
+        (dies, "a scoring process died"),
+        (hangs, "'hangs' did not come back within 2 seconds"),
+        (Unloadable(), "cannot be loaded in a scoring process: .*a_package_that_is_not_there"),
+    ],
+    ids=["boom", "dies", "hangs", "unloadable"],
+)
+def test_replicas_and_scoring_actors_report_what_scoring_processes_report(
+    tmp_path, tiny_folder, function, said, workers
+):
+    args = replace(SETTINGS, output_dir=str(tmp_path), fleet="ray", reward_workers=workers, reward_timeout=2)
     with pytest.raises(RewardError, match=said):
         ESTrainer(str(tiny_folder), function, args, ROWS, progress=Notes()).train()
+
+
+def test_columns_that_a_replica_cannot_load_are_said(tmp_path, tiny_folder):
+    args = replace(SETTINGS, output_dir=str(tmp_path), fleet="ray", reward_workers=None)
+    rows = [{**row, "what": Unloadable()} for row in ROWS]
+    with pytest.raises(RewardError, match=r"columns cannot be loaded .*a_package_that_is_not_there"):
+        ESTrainer(str(tiny_folder), short, args, rows, progress=Notes()).train()
+
+
+def test_a_note_says_when_replicas_will_idle(tmp_path, tiny_folder):
+    trainer = made(tmp_path / "few", tiny_folder, fleet="ray", replicas=7, max_steps=1)
+    trainer.train()
+    idle = [note for note in trainer.progress.notes if "chunk_size" in note]
+    assert len(idle) == 1
+    assert "6 chunks for 7 replicas" in idle[0]
+    enough = made(tmp_path / "enough", tiny_folder, fleet="ray", replicas=6)
+    enough.fleet.begin(enough.prompts.batch(5, 1))
+    assert not any("chunk_size" in note for note in enough.progress.notes)
 
 
 def test_what_cannot_work_is_said_at_once(tmp_path, tiny_folder):
@@ -215,7 +335,12 @@ def test_what_cannot_work_is_said_at_once(tmp_path, tiny_folder):
         trainer(replica_cpus=3)
     with pytest.raises(RewardError, match="cannot be sent"):
         trainer(reward=Unpicklable(), reward_workers=1)
+    with pytest.raises(RewardError, match="cannot be sent"):
+        trainer(reward=Unpicklable(), reward_workers=None)
     assert any("room for 2 of 5" in note for note in trainer(replicas=5).progress.notes)
+    for workers, said in ((None, True), (0, False)):
+        notes = trainer(replica_timeout=30, reward_workers=workers).progress.notes
+        assert any("reward_timeout (60 s) is not shorter" in note for note in notes) is said
 
 
 class Unpicklable:
@@ -284,17 +409,28 @@ def test_a_token_is_asked_for_beyond_this_machine(address, beyond, monkeypatch):
 @pytest.mark.parametrize("logprobs", [False, True])
 def test_what_is_packed_comes_out_again(logprobs):
     texts = Texts(tiny_tokenizer(), 0, 256)
-    members = Population(4, antithetic=True).ask(7)
+    population, members = Population(4, True), Population(4, True).ask(7)
     prompts = texts.encode(["say this", "and that", "say this"], 8)
     how = Sampling(8, temperature=0.5, rows_at_once=2, drawn_from=1, logprobs=logprobs)
-    work = unpack_work(pack_work(Work((members[3], None, members[0]), tuple(prompts), how, 2**60)), Population(4, True))
-    assert (work.members, work.sampling, work.seed) == ((members[3], None, members[0]), how, 2**60)
-    assert [p.ids for p in work.prompts] == [p.ids for p in prompts]
-    ids = [texts.encode([text], 1)[0].ids for text in ("é ü", "x", "")[:2]]
+    functions = Functions.of([Reward(short)])
+    questions = Questions((), (prompts[1], prompts[0]), {"wanted": [{1: 2}, None]})
+    for asked in (
+        Asked(questions, Sampling(8), {"global_step": 3}, functions, 1.5),
+        Asked(replace(questions, columns={}), how, {}),
+    ):
+        theirs = unpack_asked(pack_asked(asked), {functions.key: functions})
+        assert asked.functions is None or theirs == asked
+        assert [p.ids for p in theirs.questions.prompts] == [p.ids for p in asked.questions.prompts]
+        work = Work((members[3], None, members[0]), tuple(prompts), how, 2**60, (1, 0), asked)  # the third rides along
+        again = unpack_work(pack_work(work), population, theirs)
+        assert [p.ids for p in again.prompts] == [p.ids for p in prompts]
+        assert replace(again, prompts=work.prompts, asked=asked) == work
+    ids = [texts.encode([text], 1)[0].ids for text in ("é ü", "x")]
     chances = (lambda n: [-0.5] * n) if logprobs else (lambda n: None)
     ended = texts.completion([*ids[0], 0], chances(len(ids[0]) + 1)), texts.completion(ids[1], chances(len(ids[1])))
-    groups = [{2: ended[0]}, {0: ended[1], 1: texts.completion([0], chances(1))}]
-    assert unpack_groups(unpack(pack(pack_groups(groups))), texts.completion) == groups
+    scores = [Scores([0.1], {"said": ["é"]}, {"m": [2.0]}), Scores([None])]
+    parts = [Part({2: ended[0]}, scores), Part({0: ended[1], 1: texts.completion([0], chances(1))})]
+    assert unpack_parts(unpack(pack(pack_parts(parts))), texts.completion) == parts
 
 
 class Hungry:
@@ -345,6 +481,24 @@ def test_out_of_memory_halves_the_batch_once():
         replica(4).answer(payload)
     assert _is_memory(ModelError("out of GPU memory with 128 rows of up to 300 tokens: set ..."))
     assert not _is_memory(ModelError("log-probabilities need a model that caches keys and values"))
+
+
+def test_a_reward_function_without_memory_is_not_a_replica_without(tmp_path):
+    class Fluent(Hungry):
+        def generate(self, prompts, sampling, seed, on_completions):
+            self.tried.append(len(prompts))
+            on_completions(dict.fromkeys(range(len(prompts)), Completion((1,), "é", truncated=False)))
+
+    scorer = Scorer([Reward(boom)], workers=0, timeout=1)
+    asked = Asked(Questions((), (Prompt("say", (1,)),), {}), Sampling(8), {}, scorer.functions, 1.0)
+    replica = Replica(lambda model: Fluent(0), "", Population(2))
+    replica._engine = Fluent(0)
+    replica._scorers[asked.functions.key] = scorer
+    replica.learn(pack(asked.functions))
+    replica.ask(pack_asked(asked))
+    with pytest.raises(RewardError, match="out of memory"):
+        replica.answer(pack_work(Work((None,) * 16, asked.questions.prompts * 16, Sampling(8), 0, (0,) * 16, asked)))
+    assert replica.engine.tried == [16]
 
 
 def test_a_replica_without_memory_is_removed_and_not_replaced(alone, tmp_path, tiny_folder, monkeypatch):

@@ -111,6 +111,25 @@ def test_what_a_run_leaves_behind(tmp_path):
     assert json.loads((out / "environment.json").read_text())["software"]["torch"]
 
 
+def test_a_master_beside_the_weights_gives_the_same_run(tmp_path, monkeypatch):
+    """As on a GPU: torch holds the master and does the arithmetic; without room for it, on the host."""
+    from seedtune.perturb import centre, device
+
+    class Said(Progress):
+        def begin(self, facts, first, max_steps):
+            self.facts = dict(facts)
+
+    trainer(tmp_path, optimizer="adam").train()
+    expected = (tmp_path / "run" / "journal.jsonl").read_bytes()
+    monkeypatch.setattr(centre, "Host", device.Device)
+    for room, says in ((1e9, "on the GPU"), (0, "no room")):
+        monkeypatch.setattr(device, "room", lambda device, room=room: room)
+        said = Said()
+        trainer(tmp_path, optimizer="adam", output_dir=str(tmp_path / says), progress=said).train()
+        assert says in said.facts["master"]
+        assert (tmp_path / says / "journal.jsonl").read_bytes() == expected
+
+
 def test_the_checkpoint_answers_as_the_centre(tmp_path):
     t = trainer(tmp_path, eval_funcs=[quiet_length])
     t.train()

@@ -9,10 +9,11 @@ import torch
 pytest.importorskip("vllm")
 
 from seedtune import ESConfig, ESTrainer, build
-from seedtune.engines.base import Sampling
+from seedtune.engines.base import Completion, Sampling
 from seedtune.errors import ConfigError, ModelError
 from seedtune.es.population import Member, Population
 from seedtune.noise import spec
+from seedtune.perturb.shard import join
 from seedtune.report.progress import Progress
 from tiny import save_tiny, tiny_llama, tiny_tokenizer
 
@@ -72,12 +73,12 @@ def test_a_member_reaches_every_element_of_the_scope(tiny):
     for name, number, shape in it.describe()["scope"]:
         noise = spec.normals(key, number, spec.Purpose.FULL, 0, int(np.prod(shape))).reshape(shape)
         expected = torch.from_numpy(base[name].detach().numpy() + np.float32(0.02) * noise)
-        held = it._do("held", name)
+        held = it._do("held", name)[0]
         assert torch.equal(held, expected), name
         reached += int((held != base[name]).sum())
     assert reached > 0.999 * it.describe()["moved"]
     said(it, [None] * 2, PROMPTS[:2])
-    assert all(torch.equal(it._do("held", name), base[name]) for name, *_ in it.describe()["scope"])
+    assert all(torch.equal(it._do("held", name)[0], base[name]) for name, *_ in it.describe()["scope"])
 
 
 def tiny_like(folder):
@@ -143,6 +144,61 @@ def test_log_probabilities_and_samples(tiny):
     assert [c.ids for c in riding[:2]] == [c.ids for c in said(theirs, [None] * 3, prompts)[:2]]
 
 
+def test_texts_are_read_by_vllm(tiny):
+    """Log-probabilities of given texts, of the centre and of the base; also of a text that fills the context."""
+    ours, theirs = engines(tiny, "full", drift_samples=1)
+    for engine in (ours, theirs):
+        engine.update(Population(4).ask(9), np.array([0.5, -0.5, 0.2, 0.1], np.float32), 0.3)
+    prompts = ours.encode(["a" * 2000, *PROMPTS[:2]], 24)
+    texts = [Completion(tuple(range(10, 10 + n)), "", True) for n in (2048 - len(prompts[0].ids), 5, 0)]
+    for base in (False, True, False):
+        a, b = (e.logprobs(prompts, texts, base=base) for e in (ours, theirs))
+        assert [len(x) for x in b] == [len(t.chosen) for t in texts]
+        for x, y in zip(a, b, strict=True):
+            assert y == pytest.approx(x, abs=1e-3)
+    assert not np.allclose(b[1], theirs.logprobs(prompts, texts, base=True)[1])
+    assert theirs.distance() == ours.distance()
+    with pytest.raises(ModelError, match="temperature 1"):
+        theirs.logprobs(prompts, texts, 0.7, base=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_is_spread_over_two_devices(tiny, tmp_path, kind):
+    """Tensor parallelism: each worker draws its shards of the same noise, and the bits are those of one device."""
+    ours, theirs = engines(tiny, kind, vllm_tensor_parallel_size=2)
+    members = Population(4, antithetic=kind == "lowrank").ask(1)
+    for group in [members[:1], [None]] if kind == "full" else [[*members, None]]:
+        rows, prompts = [m for m in group for _ in PROMPTS[:3]], PROMPTS[:3] * len(group)
+        a, b = (said(e, rows, prompts, 12) for e in (ours, theirs))
+        assert [c.ids for c in a] == [c.ids for c in b]
+    names = [name for name, *_ in theirs.describe()["scope"]]
+    assert theirs.describe() == ours.describe()
+    if kind == "full":
+        theirs.become(members[:1])
+        theirs._do("seat", members[:1])
+        ours.become(members[:1])
+        for name in names:
+            shards, parts = theirs._shards[name], theirs._do("held", name)
+            assert torch.equal(join(shards, parts), ours.model.get_parameter(name)), name
+    coefficients = np.array([0.4, -0.3, 0.2, 0.1], np.float32)
+    for t in (1, 2):
+        members = Population(4, antithetic=kind == "lowrank").ask(t)
+        norms = [e.update(members, coefficients, 0.1) for e in (ours, theirs)]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-12)
+        assert ours.digest() == theirs.digest()
+    for who, engine in (("ours", ours), ("theirs", theirs)):
+        engine.save(tmp_path / who)
+        engine.save_state(tmp_path / f"{who}.safetensors")
+    for file in ("ours/model.safetensors", "ours.safetensors"):
+        assert (tmp_path / file).read_bytes() == (tmp_path / file.replace("ours", "theirs")).read_bytes()
+    digest = theirs.digest()
+    theirs.update(members, coefficients, 0.1)
+    assert theirs.digest() != digest
+    assert not theirs.load_state(tmp_path / "ours.safetensors", "0" * 16, 2)
+    assert theirs.load_state(tmp_path / "ours.safetensors", digest, 2)
+    assert theirs.digest() == digest
+
+
 def test_an_exception_leaves_no_request_behind(tiny):
     _, theirs = engines(tiny, "full")
 
@@ -197,10 +253,29 @@ def test_what_adapters_cannot_carry_is_left_out_of_the_scope():
 
 
 def test_parameters_that_are_not_found_are_named():
-    from seedtune.engines.vllm_worker import places
+    from seedtune.engines.vllm_places import places
 
     model, other = tiny_llama(), tiny_llama(seed=1)
     parameters = dict(model.named_parameters())
     assert places(parameters, list(parameters), model).keys() == parameters.keys()
     with pytest.raises(ModelError, match=r"does not hold \d+ of \d+ parameters .*embed_tokens"):
         places(parameters, list(parameters), other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_replicas_on_ray_yield_the_journal_of_one(tiny, tmp_path, kind):
+    """An engine a replica, as a machine with several GPUs has them; the driver's own is the other engine."""
+    pytest.importorskip("ray")
+
+    def letters(completions, **_):
+        return [float(c.count("e")) for c in completions]
+
+    def train(folder, **options):
+        ENGINES.clear()
+        args = settings(**KINDS[kind], output_dir=str(tmp_path / folder), max_steps=2, max_completion_length=8,
+                        chunk_size=4, learning_rate=0.05, **options)  # fmt: skip
+        rows = [{"prompt": p} for p in PROMPTS[:3]]
+        ESTrainer(str(tiny), letters, args, rows, progress=Progress()).train()
+        return (tmp_path / folder / "journal.jsonl").read_bytes()
+
+    assert train("ray", engine="vllm", fleet="ray", replicas=2) == train("one")

@@ -46,7 +46,8 @@ def driver(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | No
     """The trainer's own replica. Beside a fleet it only updates, saves and measures, and takes no GPU."""
     if args.fleet == "ray":
         device = "cpu" if args.replica_gpus else args.device
-        args = dataclasses.replace(args, engine="hf", device=device)
+        plain: dict[str, Any] = {"engine": "hf", "vllm_tensor_parallel_size": 1, "vllm_max_model_length": None}
+        args = dataclasses.replace(args, device=device, **plain)
     return replica(model, tokenizer, args)
 
 
@@ -67,6 +68,8 @@ def replica(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | N
         members=args.population_size,
         rows=args.generation_batch_size,
         memory=args.vllm_gpu_memory_utilization,
+        devices=args.vllm_tensor_parallel_size,
+        context=args.vllm_max_model_length,
     )
 
 
@@ -130,6 +133,11 @@ def fleet(
     address = None if args.address == "local" else args.address
     cluster = Cluster(args.replicas, address, args.replica_cpus, args.replica_gpus, args.replica_timeout)
     cluster.secure()
+    if args.reward_workers is None and args.reward_timeout >= args.replica_timeout:
+        note(
+            f"reward_timeout ({args.reward_timeout:g} s) is not shorter than replica_timeout ({args.replica_timeout:g} "
+            "s): a replica whose reward function hangs will count as lost before it can say so."
+        )
     try:
         from .fleet.ray import RayFleet
     except ImportError as e:

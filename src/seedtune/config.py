@@ -168,7 +168,12 @@ class ESConfig:
     chat_template_kwargs: dict[str, Any] = setting("Generation", "passed to the chat template", None)
 
     reward_weights: list[float] | None = setting("Rewards", "one weight a reward function; default 1", None)
-    reward_workers: int = setting("Rewards", "scoring processes; 0: in this process, no limit", 1, learning=False)
+    reward_workers: int | None = setting(
+        "Rewards",
+        "scoring processes (with ray: actors); 0: in this process, no limit; default: one, with ray one a replica",
+        None,
+        learning=False,
+    )
     reward_timeout: float = setting("Rewards", "seconds without a result before the run stops", 60.0, learning=False)
 
     fleet: str = setting("Fleet", "local, or ray: replicas in their own processes or machines", "local", learning=False)
@@ -199,6 +204,12 @@ class ESConfig:
     )
     vllm_gpu_memory_utilization: float = setting(
         "Model", "with vllm: share of the GPU's memory that it may take", 0.9, learning=False
+    )
+    vllm_tensor_parallel_size: int = setting(
+        "Model", "with vllm: GPUs that a replica's model is spread over", 1, learning=False
+    )
+    vllm_max_model_length: int | None = setting(
+        "Model", "with vllm: longest prompt with its completion; default: the model's own", None, learning=False
     )
     model_revision: str | None = setting("Model", "branch, tag or commit on the Hub", None)
     trust_remote_code: bool = setting("Model", "run code that comes with the model", False, learning=False)
@@ -265,6 +276,13 @@ class ESConfig:
             raise ConfigError("restore: subtract keeps no master copy, so there is no master_dtype to choose.")
         if self.fleet == "ray" and self.restore != "exact":
             raise ConfigError("fleet: ray needs restore: exact: replicas that drift apart would not hold one centre.")
+        if self.engine != "vllm" and (self.vllm_tensor_parallel_size > 1 or self.vllm_max_model_length):
+            raise ConfigError("vllm_tensor_parallel_size and vllm_max_model_length are for engine: vllm.")
+        if 0 < self.replica_gpus < self.vllm_tensor_parallel_size:
+            raise ConfigError(
+                f"a replica on {self.vllm_tensor_parallel_size} GPUs (vllm_tensor_parallel_size) needs as many: set "
+                f"replica_gpus: {self.vllm_tensor_parallel_size}, not {self.replica_gpus:g}."
+            )
         if self.engine == "vllm" and (self.restore != "exact" or self.lowrank_vectors or self.lowrank_embeddings):
             raise ConfigError(
                 "engine: vllm has neither restore: subtract nor lowrank_vectors nor lowrank_embeddings: use engine: hf."
@@ -348,6 +366,8 @@ _AT_LEAST = {
     "reward_workers": 0,
     "reward_timeout": 0.001,
     "replicas": 1,
+    "vllm_tensor_parallel_size": 1,
+    "vllm_max_model_length": 1,
     "replica_cpus": 1,
     "replica_gpus": 0,
     "replica_timeout": 1,

@@ -44,6 +44,13 @@ class TrainResult:
     interrupted: bool
 
 
+#: What is said of the master copy where it is not simply in the memory of a CPU that runs the model.
+_MASTER = {
+    "device": "on the GPU, beside the weights that answer",
+    "pinned": "in the host's memory, as the GPU has no room for it: members and updates take longer to write",
+}
+
+
 class ESTrainer:
     """Fine-tune a causal language model by Evolution Strategies.
 
@@ -128,6 +135,7 @@ class ESTrainer:
                 self.state.global_step, self.state.log_history = self.run.step, list(self.run.history)
                 for line in self.run.evaluations:
                     self.progress.evaluated(line["step"], line)
+                self.fleet.begin(self.prompts.batch(self.args.seed, 1))
                 self.progress.begin(self._facts(), self.run.step, self.args.max_steps)
                 self._call("on_train_begin")
                 why = self._iterate(scorer, evaluator, interrupts)
@@ -349,6 +357,7 @@ class ESTrainer:
         return [
             ("model", f"{about['model']}: {size:.1f}M parameters, {moved:.1f}M of them move ({about['dtype']})"),
             *([("left out", left_out)] if about["left_out"] else []),
+            *([("master", _MASTER[self.engine.master])] if self.engine.master in _MASTER else []),
             *([("quantised", _quantised(about["quantised"], a.master_dtype))] if "quantised" in about else []),
             ("population", f"{a.population_size} {kind} members{mirrored}, {asked} prompts each an iteration"),
             ("step", f"sigma {a.sigma:g}, learning rate {a.alpha:g}, {a.optimizer}"),
@@ -361,6 +370,6 @@ class ESTrainer:
 def _quantised(layers: Mapping[str, str], master: str) -> str:
     kinds = ", ".join(sorted({*layers.values()}))
     return (
-        f"{len(layers)} layers stay {kinds}; their master is {master}, on the host, and quantised anew after an "
-        "update: small steps show in answers once they have added up"
+        f"{len(layers)} layers stay {kinds}; their master is {master}, and quantised anew after an update: "
+        "small steps show in answers once they have added up"
     )

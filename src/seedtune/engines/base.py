@@ -150,6 +150,13 @@ class Engine(Protocol):
         """What the run's header says of the model: name, dtype, scope with parameter ids and shapes."""
         ...
 
+    @property
+    def master(self) -> str:
+        """Where the centre's own copy is: `host`, `device` (with the live weights), or `pinned`: in the host's memory,
+        because the device has no room for it.
+        """
+        ...
+
     def rows_that_fit(self, tokens: int) -> int:
         """How many rows of `tokens` tokens (prompt and completion) may be decoded at once; ConfigError when none."""
         ...

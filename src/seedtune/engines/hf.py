@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -22,17 +21,16 @@ from ..es.population import Member
 from ..es.update import UpdateRule
 from ..noise import cpu
 from ..perturb.centre import Centre
-from ..perturb.centre import digest as digest_of
 from ..perturb.full import FullRank
+from ..perturb.host import digest as digest_of
 from ..perturb.lowrank import LowRank
 from ..perturb.quantised import plain, quantised
 from ..perturb.scope import linear_layers, quantised_in_scope, select, select_layers
-from . import reference
+from . import models, reference
 from .attention import install as install_attention
 from .base import Completion, OnCompletions, Prompt, Sampling
 from .cache import RowCache
 from .decode import Decoder, Written
-from .models import quiet
 from .teacher import distributions, logprobs
 from .texts import Texts
 
@@ -286,6 +284,10 @@ class HFEngine:
 
     # --- files --------------------------------------------------------------------------------------------------------
 
+    @property
+    def master(self) -> str:
+        return self.centre.store.kind
+
     def describe(self) -> Mapping[str, Any]:
         about: dict[str, Any] = {
             "model": self.name,
@@ -311,14 +313,8 @@ class HFEngine:
         as ordinary ones: so the checkpoint holds what was learned, and loads without bitsandbytes.
         """
         self.restore()
-        state = self._state()
-        with quiet():
-            (plain(self.model) if self._quantised else self.model).save_pretrained(folder, state_dict=state)
-            self.tokenizer.save_pretrained(folder)
-        config = folder / "config.json"
-        settings = json.loads(config.read_text())
-        settings["dtype"] = str(self._base_dtype).removeprefix("torch.")
-        config.write_text(json.dumps(settings, indent=2) + "\n")
+        model = plain(self.model) if self._quantised else self.model
+        models.save(folder, model, self.tokenizer, self._state(), self._base_dtype)
 
     def _state(self) -> dict[str, torch.Tensor]:
         """What a checkpoint holds."""
@@ -337,8 +333,6 @@ class HFEngine:
                 state[name] = self.centre.centre(name, dtype)
             elif name in self._kept:
                 state[name] = self._kept[name].to(dtype)
-        for name in getattr(self.model, "all_tied_weights_keys", None) or {}:
-            state.pop(name, None)
         return state
 
 

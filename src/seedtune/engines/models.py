@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -46,6 +47,27 @@ def load(
     except Exception as e:
         raise ModelError(_why_not(name, e)) from e
     return model, tokenizer
+
+
+def save(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    state: dict[str, torch.Tensor],
+    dtype: torch.dtype,
+) -> None:
+    """Write a checkpoint that `from_pretrained` loads unaided: safetensors of `state`, configuration, tokenizer; tied
+    weights once.
+    """
+    for name in getattr(model, "all_tied_weights_keys", None) or {}:
+        state.pop(name, None)
+    with quiet():
+        model.save_pretrained(folder, state_dict=state)
+        tokenizer.save_pretrained(folder)
+    config = folder / "config.json"
+    settings = json.loads(config.read_text())
+    settings["dtype"] = str(dtype).removeprefix("torch.")
+    config.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def where(name: str) -> str:

@@ -1,13 +1,14 @@
-"""A replica on vLLM: it generates, and its worker holds theta (`vllm_worker`). Full-rank members are written into its
+"""A replica on vLLM: it generates, and its workers hold theta (`vllm_worker`). Full-rank members are written into its
 weights one after another; low-rank ones are LoRA adapters in memory, a whole population in one batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,11 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from packaging.version import Version
+from safetensors.torch import save_file
 
 from ..errors import ConfigError, ModelError
 from ..es.population import Member
+from ..perturb.host import digest as digest_of
+from ..perturb.scope import select_layers
+from ..perturb.shard import Shard, join
 from . import models
 from .base import Completion, OnCompletions, Prompt, Sampling
+from .hf import DTYPES, HFEngine
 from .texts import Texts
 
 #: Versions of vLLM that the tests ran with, and the first one that they did not.
@@ -68,7 +74,8 @@ def spare_numba() -> None:
 class VLLMEngine:
     """As `HFEngine`, but that vLLM decodes. `load` and `how` are what `models.load` and `HFEngine` take; `members` is
     the size of the population, `rows` how many rows vLLM may decode at once, `memory` the share of the GPU's memory
-    that it may take.
+    that it may take, `devices` over how many the model is spread, `context` the longest prompt with its completion
+    (None: the model's own).
 
     Raises ConfigError without a vLLM that it knows, ModelError for a model that vLLM cannot serve or whose parameters
     are not found in it.
@@ -83,6 +90,8 @@ class VLLMEngine:
         members: int,
         rows: int | None = None,
         memory: float = 0.9,
+        devices: int = 1,
+        context: int | None = None,
     ) -> None:
         check_version()
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -91,18 +100,16 @@ class VLLMEngine:
         spare_numba()
         from vllm.platforms import current_platform
 
-        from vllm import LLM
+        from vllm import LLM, envs
 
-        self.name, self._rank = name, how.get("rank")
-        self._cpu = current_platform.is_cpu()
-        self._rows = rows or (128 if self._cpu else 256)
-        lora: dict[str, Any] = {}
-        if self._rank is not None:
-            rank = next((r for r in _RANKS if r >= self._rank), None)
-            if rank is None:
-                raise ConfigError(f"rank {self._rank} is more than vLLM's adapters can have ({_RANKS[-1]}).")
-            slots = members + 1  # one for the centre among members
-            lora = {"enable_lora": True, "max_lora_rank": rank, "max_loras": slots, "max_cpu_loras": slots}
+        self.name, self._load, self._how = name, dict(load), dict(how)
+        self.model, self.tokenizer = models.load(name, **{**load, "dtype": DTYPES[load["dtype"]]})
+        self._base_digest = digest_of(dict(self.model.named_parameters()))
+        on_cpu = current_platform.is_cpu()
+        self._rows = rows or (128 if on_cpu else 256)
+        if on_cpu and devices > 1:
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", _shares(sorted(os.sched_getaffinity(0)), devices))
+        envs.disable_envs_cache()  # an engine of before keeps what it saw of the environment
         try:
             self._llm = LLM(
                 model=models.where(name),
@@ -114,31 +121,57 @@ class VLLMEngine:
                 enable_prefix_caching=False,
                 skip_tokenizer_init=True,
                 max_num_seqs=self._rows,
+                max_model_len=context,
+                tensor_parallel_size=devices,
                 disable_log_stats=True,
                 worker_extension_cls="seedtune.engines.vllm_worker.WorkerExtension",
-                **({} if self._cpu else {"gpu_memory_utilization": memory}),
-                **lora,
+                **({"distributed_executor_backend": "mp"} if devices > 1 else {}),
+                **({} if on_cpu else {"gpu_memory_utilization": memory}),
+                **self._adapters(members),
             )
         except Exception as e:
             raise ModelError(f"vLLM cannot serve {name!r}: {type(e).__name__}: {e}") from e
-        self._rpc("seedtune_begin", name, dict(load), dict(how))
-        self.model, self.tokenizer = self._get("model"), self._get("tokenizer")
-        self.texts: Texts = self._get("texts")
+        config = self.model.config.get_text_config()
+        longest = context or getattr(config, "max_position_embeddings", None)
+        stops = getattr(self.model.generation_config, "eos_token_id", None)
+        self.texts = Texts(self.tokenizer, stops, longest, how.get("chat_template_kwargs"))
+        self.sigma: float = how["sigma"]
         self._members: list[Member | None] = []
-        if self._rank is not None and (lost := self._do("not_carried")):
+        self._reader: HFEngine | None = None
+        self._rpc("seedtune_begin", name, self._load, self._how)
+        if lost := self._do("not_carried")[0]:
             raise ModelError(
                 f"vLLM's adapters cannot carry {len(lost)} parameters in scope: {', '.join(lost[:8])}. Use scope: "
                 "linear, or engine: hf."
             )
+        self._theta = self._do("described")
+        self._shards = {name: [of[n][2] for of in self._scopes] for n, (name, *_) in enumerate(self._scopes[0])}
 
-    def _rpc(self, method: str, *args: Any) -> Any:
-        return self._llm.collective_rpc(method, args=args)[0]
+    @property
+    def _scopes(self) -> list[list[tuple[str, int, Shard]]]:
+        return [described["scope"] for described in self._theta]
 
-    def _do(self, method: str, *args: Any) -> Any:
+    def _rpc(self, method: str, *args: Any) -> list[Any]:
+        """What each worker says."""
+        said: list[Any] = self._llm.collective_rpc(method, args=args)
+        return said
+
+    def _do(self, method: str, *args: Any) -> list[Any]:
         return self._rpc("seedtune_do", method, *args)
 
-    def _get(self, attribute: str) -> Any:
-        return self._rpc("seedtune_get", attribute)
+    def _adapters(self, members: int) -> dict[str, Any]:
+        """What vLLM must know of low-rank members: which layers move, and one place more than there are, for the centre
+        among them.
+        """
+        rank = self._how["rank"]
+        if rank is None:
+            return {}
+        held = next((r for r in _RANKS if r >= rank), None)
+        if held is None:
+            raise ConfigError(f"rank {rank} is more than vLLM's adapters can have ({_RANKS[-1]}).")
+        layers = {name.split(".")[-2] for name in select_layers(self.model, self._how["scope"]).found}
+        places = {"max_lora_rank": held, "max_loras": members + 1, "max_cpu_loras": members + 1}
+        return {"enable_lora": True, "lora_target_modules": sorted(layers), **places}
 
     # --- prompts and completions --------------------------------------------------------------------------------------
 
@@ -151,7 +184,7 @@ class VLLMEngine:
 
     @property
     def mixes_members(self) -> bool:
-        return self._rank is not None
+        return self._how["rank"] is not None
 
     def become(self, members: Sequence[Member | None]) -> None:
         self._members = list(members)
@@ -165,23 +198,36 @@ class VLLMEngine:
     ) -> list[Completion]:
         from vllm.lora.request import LoRARequest
 
-        adapters = self._do("seat", self._members or [None] * len(prompts))
-        engine, completions = self._llm.llm_engine, {}
-        names = []
+        adapters = self._do("seat", self._members or [None] * len(prompts))[0]
+        requests = []
         for n, (prompt, adapter) in enumerate(zip(prompts, adapters, strict=True)):
-            request = LoRARequest(str(adapter), adapter, "in-memory") if adapter else None
-            tokens = {"prompt_token_ids": list(prompt.ids)}
-            names.append(engine.add_request(str(n), tokens, self._params(sampling, seed, n), lora_request=request))
+            lora = LoRARequest(str(adapter), adapter, "in-memory") if adapter else None
+            requests.append((prompt.ids, self._params(sampling, seed, n), lora))
+        completions: dict[int, Completion] = {}
+
+        def collect(outs: Mapping[int, Any]) -> None:
+            ended = {n: self._completion(out.outputs[0]) for n, out in outs.items()}
+            completions.update(ended)
+            if on_completions:
+                on_completions(ended)
+
+        self._serve(requests, collect)
+        return [completions[n] for n in range(len(prompts))]
+
+    def _serve(
+        self, requests: Sequence[tuple[Sequence[int], Any, Any]], on_ended: Callable[[Mapping[int, Any]], None]
+    ) -> None:
+        """Prompts with their parameters and adapters, as a unit; `on_ended` gets those that end together."""
+        engine, names = self._llm.llm_engine, []
         try:
+            for n, (ids, how, lora) in enumerate(requests):
+                names.append(engine.add_request(str(n), {"prompt_token_ids": list(ids)}, how, lora_request=lora))
             while engine.has_unfinished_requests():
-                ended = {int(out.request_id): self._completion(out.outputs[0]) for out in engine.step() if out.finished}
-                completions.update(ended)
-                if ended and on_completions:
-                    on_completions(ended)
+                if ended := {int(out.request_id): out for out in engine.step() if out.finished}:
+                    on_ended(ended)
         except BaseException:
             engine.abort_request(names, internal=True)
             raise
-        return [completions[n] for n in range(len(prompts))]
 
     def _params(self, sampling: Sampling, seed: int, row: int) -> Any:
         from vllm import SamplingParams
@@ -207,44 +253,119 @@ class VLLMEngine:
             chances = [step[token].logprob for step, token in zip(out.logprobs, ids, strict=True)]
         return self.texts.completion(ids, chances)
 
-    # --- theta: the worker's ------------------------------------------------------------------------------------------
-
-    @property
-    def sigma(self) -> float:
-        return float(self._get("sigma"))
+    # --- theta: the workers' ------------------------------------------------------------------------------------------
 
     def set_sigma(self, sigma: float) -> None:
+        self.sigma = sigma
         self._do("set_sigma", sigma)
 
     def divergence(
         self, members: Sequence[Member], prompts: Sequence[Prompt], completions: Sequence[Completion]
     ) -> float:
-        return float(self._do("divergence", members, prompts, completions))
+        """By a replica on transformers, on the host: it takes whole distributions. Only for `sigma: auto`, before the
+        first update.
+        """
+        if self._reader is None:
+            model, tokenizer = models.load(self.name, **{**self._load, "dtype": DTYPES[self._load["dtype"]]})
+            self._reader = HFEngine(model, tokenizer, name=self.name, device="cpu", **self._how)
+        self._reader.set_sigma(self.sigma)
+        return self._reader.divergence(members, prompts, completions)
 
     def logprobs(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], temperature: float = 1.0, *, base: bool
     ) -> list[NDArray[np.float64]]:
-        found: list[NDArray[np.float64]] = self._do("read", prompts, completions, temperature, base)
+        """vLLM says how likely each token of a prompt was; the last token of a text is one that it must choose."""
+        from vllm import SamplingParams
+
+        if temperature != 1:
+            raise ModelError(f"engine: vllm reads texts at temperature 1, not {temperature:g}: use engine: hf.")
+        if base and not self._theta[0]["keeps_base"]:
+            raise ModelError("the base model's weights were not kept here: give keep_base=True, and restore: exact.")
+        found = [np.empty(len(c.chosen)) for c in completions]
+        asked = [n for n, c in enumerate(completions) if c.chosen]
+        texts = [(*prompts[n].ids, *completions[n].chosen) for n in asked]
+
+        def collect(outs: Mapping[int, Any]) -> None:
+            for n, out in outs.items():
+                ids, chances = texts[n], found[asked[n]]
+                steps = [*out.prompt_logprobs[1:], out.outputs[0].logprobs[0]][-len(chances) :]
+                chances[:] = [step[token].logprob for step, token in zip(steps, ids[-len(chances) :], strict=True)]
+
+        def how(last: int) -> Any:
+            return SamplingParams(
+                temperature=0, max_tokens=1, allowed_token_ids=[last], logprobs=0, prompt_logprobs=0, detokenize=False
+            )
+
+        self._do("show", base)
+        try:
+            self._serve([(ids[:-1], how(ids[-1]), None) for ids in texts], collect)
+        finally:
+            if base:
+                self._do("show", False)
         return found
 
     def distance(self) -> float:
-        return float(self._do("distance"))
+        return _norm(self._do("distance"))
 
     def update(self, members: Sequence[Member], coefficients: NDArray[np.float32], rate: float) -> float:
-        return float(self._do("update", members, coefficients, rate))
+        self._reader = None
+        return _norm(self._do("update", members, coefficients, rate))
 
     def digest(self) -> str:
-        return str(self._do("digest"))
+        return _sum(self._do("digest"))
+
+    @property
+    def master(self) -> str:
+        kinds = {str(theta["master"]) for theta in self._theta}
+        return "pinned" if "pinned" in kinds else kinds.pop()
 
     def describe(self) -> Mapping[str, Any]:
-        described: Mapping[str, Any] = self._do("describe")
-        return described
+        theta, dtype = self._theta[0], self.model.dtype
+        return {
+            "model": self.name,
+            "digest": self._base_digest,
+            "base_dtype": str(dtype).removeprefix("torch."),
+            "dtype": self._how["dtype"],
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "moved": theta["moved"],
+            "left_out": theta["left_out"],
+            "scope": [[name, number, list(shard.shape)] for name, number, shard in theta["scope"]],
+        }
 
     def save(self, folder: Path) -> None:
-        self._do("save", folder)
+        """The workers' centre, unfused, in the base model's dtypes; `model` holds it then, too."""
+        parts = self._do("centres", {name: self.model.get_parameter(name).dtype for name in self._shards})
+        for name, shards in self._shards.items():
+            self.model.get_parameter(name).data = join(shards, [part[name] for part in parts])
+        models.save(folder, self.model, self.tokenizer, self.model.state_dict(), self.model.dtype)
 
     def save_state(self, file: Path) -> None:
-        self._do("save_state", file)
+        parts = self._do("state")
+        shards = {key: self._shards[key.partition("/")[2]] for key in parts[0]}
+        save_file({key: join(shards[key], [part[key] for part in parts]).view(-1) for key in parts[0]}, file)
 
     def load_state(self, file: Path, digest: str, steps: int) -> bool:
-        return bool(self._do("load_state", file, digest, steps))
+        offered = self._do("offer", file)
+        sound = None not in offered and _sum(offered) == digest
+        self._do("adopt", steps if sound else None)
+        return sound
+
+
+def _shares(cores: Sequence[int], devices: int) -> str:
+    """`0,1|2,3`: cores for each of vLLM's workers on a CPU. Raises ConfigError when there are fewer than workers."""
+    each = len(cores) // devices
+    if not each:
+        raise ConfigError(
+            f"vllm_tensor_parallel_size is {devices}, and this machine has {len(cores)} cores: each worker needs one."
+        )
+    return "|".join(",".join(map(str, cores[n * each : (n + 1) * each])) for n in range(devices))
+
+
+def _norm(parts: Sequence[float]) -> float:
+    """The norm of a vector from the norms of its parts."""
+    return parts[0] if len(parts) == 1 else math.hypot(*parts)
+
+
+def _sum(digests: Sequence[str]) -> str:
+    """Digests of shards add up."""
+    return f"{sum(int(digest, 16) for digest in digests) % 2**64:016x}"

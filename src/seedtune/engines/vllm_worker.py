@@ -1,31 +1,42 @@
-"""What runs inside vLLM's worker: theta, its noise and its updates. Members, seeds and scalars come in, never weights.
+"""What runs inside vLLM's workers: theta, its noise and its updates. Members, seeds and scalars come in, never weights.
 
-Beside vLLM's model stands its twin, a replica on transformers on the host: it holds the master, draws the noise by
-Hugging Face name and index, and applies updates, so all bits are those of the other engine. vLLM's weights follow the
-twin's: whole tensors, or rows of fused ones (`qkv_proj` is q, k and v, `gate_up_proj` gate and up).
+Every worker holds the master of what it serves: a model, or its shards of one ("tensor parallelism"). Noise is drawn by
+Hugging Face name and index, so all bits are those of the other engine. What is written are vLLM's own weights: whole
+tensors, or rows of fused ones (`qkv_proj` is q, k and v, `gate_up_proj` gate and up).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
+from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.peft_helper import PEFTHelper
 from vllm.model_executor.layers import utils as vllm_layers
+from vllm.platforms import current_platform
 
-from ..errors import ModelError
 from ..es.population import Member
-from ..noise import spec
-from ..perturb.lowrank import LowRank
+from ..noise import cpu, spec
+from ..noise.cpu import Factors
+from ..noise.spec import Key
+from ..perturb.centre import Centre
+from ..perturb.full import FullRank
+from ..perturb.scope import select, select_layers
+from ..perturb.shard import Shard, draw_factors
 from . import models
-from .base import Completion, Prompt
-from .hf import DTYPES, HFEngine
+from .hf import DTYPES
+from .vllm import spare_numba
+from .vllm_places import places, renaming
+
+spare_numba()
 
 _pack = vllm_layers.dispatch_cpu_unquantized_gemm
 
@@ -45,60 +56,105 @@ class WorkerExtension:
     model_runner: Any
 
     def seedtune_begin(self, name: str, load: Mapping[str, Any], how: Mapping[str, Any]) -> None:
-        """Make the twin. Raises ModelError when the twin's parameters are not all found in vLLM's model."""
-        model, tokenizer = models.load(name, **{**load, "dtype": DTYPES[load["dtype"]]})
-        self.seedtune_twin = Twin(HFEngine(model, tokenizer, name=name, device="cpu", **how), self.model_runner)
+        """Take hold of the weights. Raises ModelError when they are not all found in vLLM's model."""
+        self.seedtune = Theta(name, load, how, self.model_runner)
 
     def seedtune_do(self, method: str, *args: Any) -> Any:
-        """A method of `Twin`, or of its engine."""
-        twin = self.seedtune_twin
-        return getattr(twin if hasattr(twin, method) else twin.engine, method)(*args)
-
-    def seedtune_get(self, attribute: str) -> Any:
-        return getattr(self.seedtune_twin.engine, attribute)
+        """A method of `Theta`, or of its centre."""
+        theta = self.seedtune
+        return getattr(theta if hasattr(theta, method) else theta.centre, method)(*args)
 
 
-class Twin:
-    """A replica on transformers that vLLM's model follows."""
+class Carried(Centre):
+    """Low-rank members, which vLLM's adapters carry: the weights never leave the centre."""
 
-    def __init__(self, engine: HFEngine, runner: Any) -> None:
-        self.engine, self.runner = engine, runner
-        model = runner.get_model()
-        self.places = places(dict(engine.model.named_parameters()), engine.centre.names, model)
-        self.packed = [
-            m for m in model.modules() if hasattr(m, "cpu_linear") and getattr(m, "weight", None) is not None
+    def __init__(self, *args: Any, rank: int, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.rank = rank
+
+    def restore(self) -> None:
+        """Nothing to do: adapters are asked for row by row."""
+
+    def factors(self, keys: list[Key]) -> Sequence[Factors | None]:
+        return draw_factors(keys, self.ids, self.shards, self.rank)
+
+    def whole_factors(self, keys: list[Key]) -> dict[str, Factors | None]:
+        """Of the whole parameters, by name: vLLM itself cuts adapters to shards."""
+        shards = [Shard(shard.shape) for shard in self.shards]
+        return dict(zip(self.names, draw_factors(keys, self.ids, shards, self.rank), strict=True))
+
+
+class Theta:
+    """The centre of the model that a worker serves, or of its shards. `load` and `how` are what `models.load` and
+    `HFEngine` take.
+    """
+
+    def __init__(self, name: str, load: Mapping[str, Any], how: Mapping[str, Any], runner: Any) -> None:
+        self.runner = runner
+        rank, world = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
+        if how["threads"] or world > 1:
+            cores = len(os.sched_getaffinity(0))  # on a CPU, vLLM binds a worker to its own
+            cpu.set_threads(how["threads"] or max(1, cores // (1 if current_platform.is_cpu() else world)))
+        base, _ = models.load(name, **{**load, "dtype": DTYPES[load["dtype"]]})
+        options = {name: how[name] for name in ("seed", "sigma", "noise", "rule", "keep_base")}
+        options |= {"dtype": DTYPES[how["dtype"]], "master": DTYPES[how["master"]]}
+        parameters, moving = dict(base.named_parameters()), [*select(base, how["scope"])]
+        kind: type[Centre] = FullRank
+        self.left_out: Mapping[str, str] = {}
+        if how["rank"] is not None:
+            layers = select_layers(base, how["scope"])
+            moving, self.left_out = [*layers.found], layers.left_out
+            kind, options = Carried, {**options, "rank": how["rank"]}
+        found = places(parameters, moving, runner.get_model(), rank, world)
+        self.places = {n: place.live for n, place in found.items()}
+        self.centre = kind(
+            {n: nn.Parameter(_own(parameters[n].data, p.shard), requires_grad=False) for n, p in found.items()},
+            live=[*self.places.values()],
+            shards=[p.shard for p in found.values()],
+            **options,
+        )
+        self._packed = [
+            m
+            for m in runner.get_model().modules()
+            if hasattr(m, "cpu_linear") and getattr(m, "weight", None) is not None
         ]
-        self._stale = False
+        self._stale = True
         self._adapters: list[int] = []
-        engine.centre.watch(self._changed)
+        self.centre.watch(self._changed)
+        self.follow()
 
     def _changed(self) -> None:
         self._stale = True
+
+    def follow(self) -> None:
+        """Pack vLLM's weights anew, where they are packed, after they have changed."""
+        if self._stale:
+            for layer in self._packed:
+                _pack(layer, remove_weight=False)
+            self._stale = False
 
     # --- members ------------------------------------------------------------------------------------------------------
 
     def seat(self, members: Sequence[Member | None]) -> list[int]:
         """Make vLLM's model ready for rows that these members answer; the adapter of each row (0: none)."""
-        if isinstance(self.engine.centre, LowRank):
-            self.engine.restore()
-            self.follow()
-            return self._load_adapters(self.engine.centre, members)
-        self.engine.become(members)
+        if not isinstance(self.centre, Carried):
+            self.centre.become(members)
         self.follow()
-        return [0] * len(members)
+        return self._load_adapters(self.centre, members) if isinstance(self.centre, Carried) else [0] * len(members)
 
-    def follow(self) -> None:
-        """Bring vLLM's weights to the twin's, and pack them anew where they are packed."""
-        if not self._stale:
-            return
-        live = dict(self.engine.model.named_parameters())
-        for name, place in self.places.items():
-            place.copy_(live[name].data)
-        for layer in self.packed:
-            _pack(layer, remove_weight=False)
-        self._stale = False
+    def show(self, base: bool) -> None:
+        """Be the base model for a while, or the centre again."""
+        if base:
+            self.centre.show_base()
+        else:
+            self.centre.show_centre()
+        self.follow()
 
-    def _load_adapters(self, centre: LowRank, members: Sequence[Member | None]) -> list[int]:
+    def set_sigma(self, sigma: float) -> None:
+        self.centre.restore()
+        self.centre.sigma = sigma
+
+    def _load_adapters(self, centre: Carried, members: Sequence[Member | None]) -> list[int]:
         """Members as LoRA adapters in memory: the product of B^T [r, in] and sigma * sign * A / sqrt(r) [out, r].
 
         The centre among members is an adapter of zeros: on a CPU, vLLM gives rows without one another row's.
@@ -113,9 +169,7 @@ class Twin:
             manager = self.runner.lora_manager._adapter_manager
             manager.remove_all_adapters()
             pairs = list(dict.fromkeys((m.iteration, m.pair) for m in who))
-            factors = dict(
-                zip(centre.names, centre.factors([spec.member_key(centre.seed, *pair) for pair in pairs]), strict=True)
-            )
+            factors = centre.whole_factors([spec.member_key(centre.seed, *pair) for pair in pairs])
             for m in who:
                 k, scale = pairs.index((m.iteration, m.pair)), m.sign * centre.sigma
                 manager.add_adapter(self._adapter(ids[m], centre.rank, factors, k, scale))
@@ -132,84 +186,59 @@ class Twin:
             tensors[f"{layer}.lora_A.weight"] = torch.from_numpy(f.b_K[k])
             tensors[f"{layer}.lora_B.weight"] = torch.from_numpy(f.a_K[k]) * (scale * float(f.scale))
         how = PEFTHelper(r=rank, lora_alpha=rank, target_modules="all-linear")
-        rename = {} if (mapper := _renaming(self.runner.get_model())) is None else {"weights_mapper": mapper}
+        rename = {} if (mapper := renaming(self.runner.get_model())) is None else {"weights_mapper": mapper}
         dtype = self.runner.lora_config.lora_dtype
         return LoRAModel.from_lora_tensors(number, tensors, how, "cpu", dtype, **rename)
 
-    # --- checks -------------------------------------------------------------------------------------------------------
-
     def not_carried(self) -> list[str]:
         """Names in scope that an adapter cannot carry."""
-        model = self.runner.get_model()
-        packed = getattr(model, "packed_modules_mapping", {})
+        if not isinstance(self.centre, Carried):
+            return []
+        packed = getattr(self.runner.get_model(), "packed_modules_mapping", {})
         held = set()
         for name in self.runner.lora_manager._adapter_manager.modules:
             stem, _, last = name.rpartition(".")
             held |= {f"{stem}.{part}" for part in packed.get(last, [last])}
-        return [n for n in self.engine.centre.names if n.removesuffix(".weight") not in held]
+        return [n for n in self.centre.names if n.removesuffix(".weight") not in held]
+
+    # --- what the other end puts together -----------------------------------------------------------------------------
+
+    def described(self) -> dict[str, Any]:
+        """Names, ids and shards of what moves; what was left out, with why; where the master is; and whether the base
+        was kept.
+        """
+        c = self.centre
+        return {
+            "scope": [*zip(c.names, c.ids, c.shards, strict=True)],
+            "moved": c.moved,
+            "left_out": self.left_out,
+            "master": c.store.kind,
+            "keeps_base": c.keeps_base,
+        }
 
     def held(self, name: str) -> torch.Tensor:
         """What vLLM's model holds for a Hugging Face parameter now."""
-        return self.places[name].detach().clone()
+        return self.places[name].detach().cpu().clone()
 
-    # --- with arguments by position, as remote calls have them --------------------------------------------------------
+    def centres(self, dtypes: Mapping[str, torch.dtype]) -> dict[str, torch.Tensor]:
+        """The centre, rounded once to these dtypes: the parts that are here."""
+        return {name: self.centre.centre(name, dtypes[name]) for name in self.centre.names}
 
-    def read(
-        self, prompts: Sequence[Prompt], completions: Sequence[Completion], temperature: float, base: bool
-    ) -> list[NDArray[np.float64]]:
-        """As the engine's `logprobs`. The twin reads, on the host: exact, and slow for a large model."""
-        return self.engine.logprobs(prompts, completions, temperature, base=base)
+    def offer(self, file: Path) -> str | None:
+        """The digest that a saved state of the whole model would have here; `adopt` takes it over."""
+        try:
+            self._offered = self.centre.part_of(load_file(file))
+        except (OSError, SafetensorError, KeyError):
+            return None
+        return self.centre.state_digest(self._offered)
 
-
-def places(parameters: Mapping[str, nn.Parameter], moving: Sequence[str], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Where in vLLM's model each of `moving` lives, by Hugging Face name: a tensor, or rows of a fused one.
-
-    Proven by content: a place must hold what the checkpoint holds under that name. Raises ModelError that names the
-    parameters for which there is none.
-    """
-    held = {name.replace(".base_layer.", "."): p for name, p in model.named_parameters()}
-    mapper = _renaming(model)
-    found, missing = {}, []
-    for name in moving:
-        own = parameters[name].data
-        place = _place(name if mapper is None else mapper._map_name(name) or name, own, parameters, name, held, model)
-        if place is None or not torch.equal(place.to("cpu", own.dtype), own.to(place.dtype).to("cpu", own.dtype)):
-            missing.append(name)
-        else:
-            found[name] = place
-    if missing:
-        raise ModelError(
-            f"vLLM's {type(model).__name__} does not hold {len(missing)} of {len(moving)} parameters where they are "
-            f"expected: {', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''}. Use engine: hf, or a scope "
-            "without them."
-        )
-    return found
+    def adopt(self, steps: int | None) -> None:
+        """Take over what was offered; None: forget it."""
+        if steps is not None:
+            self.centre.adopt(self._offered, steps)
+        self._offered = {}
 
 
-def _renaming(model: nn.Module) -> Any:
-    """vLLM's mapping of Hugging Face names to its own, without what it says of stacking; None: they are the same."""
-    mapper = getattr(model, "hf_to_vllm_mapper", None)
-    return None if mapper is None else mapper.get_rename_mapper()
-
-
-def _place(
-    mapped: str,
-    own: torch.Tensor,
-    parameters: Mapping[str, nn.Parameter],
-    name: str,
-    held: Mapping[str, nn.Parameter],
-    model: nn.Module,
-) -> torch.Tensor | None:
-    if mapped in held:
-        whole = held[mapped].data
-        return whole[: len(own)] if whole.shape[1:] == own.shape[1:] and len(whole) >= len(own) else None
-    for fused, parts in getattr(model, "packed_modules_mapping", {}).items():
-        for n, part in enumerate(parts):
-            if f".{part}." not in mapped or (whole_name := mapped.replace(f".{part}.", f".{fused}.")) not in held:
-                continue
-            before = [parameters.get(name.replace(f".{part}.", f".{other}.")) for other in parts[:n]]
-            if any(p is None for p in before):
-                continue
-            start = sum(len(p) for p in before if p is not None)
-            return held[whole_name].data[start : start + len(own)]
-    return None
+def _own(whole: torch.Tensor, shard: Shard) -> torch.Tensor:
+    """A part in memory of its own, so that the rest can go."""
+    return whole if shard.whole else shard.of(whole).clone()

@@ -16,7 +16,7 @@ from ..engines.base import Completion
 from ..errors import RewardError
 from ..es.population import Member
 from ..es.shaping import member_rewards
-from ..tasks.reward import Reward, Scores
+from ..tasks.reward import Scores
 from .plan import Questions
 
 Floats = NDArray[np.float64]
@@ -62,14 +62,14 @@ class Answers:
     def collect(
         members: Sequence[Member | None],
         questions: Questions,
-        rewards: Sequence[Reward],
+        names: Sequence[str],
         pieces: Sequence[Piece],
         scored: Sequence[Sequence[Scores]],
         seconds: Mapping[str, float],
         dropped: Collection[int] = (),
     ) -> Answers:
         """Put the pieces where they belong: members and prompts in their own order."""
-        shape = (len(rewards), len(members), len(questions.prompts))
+        shape = (len(names), len(members), len(questions.prompts))
         rewards_F_M_P = np.full(shape, np.nan)
         completions: list[list[Any]] = [[None] * shape[2] for _ in members]
         extra: dict[str, list[list[Any]]] = {}
@@ -90,8 +90,8 @@ class Answers:
             completions[m] = []
             rewards_F_M_P[:, m] = np.nan
         logged = {name: float(np.mean(values)) for name, values in metrics.items()}
-        names, left_out = tuple(r.name for r in rewards), tuple(sorted(dropped))
-        return Answers(questions, names, completions, rewards_F_M_P, extra, logged, dict(seconds), left_out)
+        left_out = tuple(sorted(dropped))
+        return Answers(questions, tuple(names), completions, rewards_F_M_P, extra, logged, dict(seconds), left_out)
 
     def total_M_P(self, weights: Sequence[float]) -> Floats:
         """The weighted sum over functions; NaN where every function left the completion out (as TRL)."""

@@ -10,6 +10,7 @@ from typing import Any
 from ..engines.base import Prompt, Sampling
 from ..es.population import Member
 from ..noise import spec
+from ..tasks.functions import Functions
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,30 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What the chunks of an evaluation have in common: questions, how to decode (but where responses ride along) and
+    `trainer_state`. With `functions` (and their `timeout`, as `Scorer`'s) completions are scored where they are made.
+    """
+
+    questions: Questions
+    sampling: Sampling
+    state: Mapping[str, Any]
+    functions: Functions | None = None
+    timeout: float = 0.0
+
+
+@dataclass(frozen=True)
 class Work:
-    """A chunk as an engine takes it: row n is `prompts[n]`, answered by `members[n]`."""
+    """A chunk as an engine takes it: row n is `prompts[n]`, answered by `members[n]`; it is number `rows[n]` of the
+    questions that are `asked`, or none of them and not scored, behind the last of those.
+    """
 
     members: tuple[Member | None, ...]
     prompts: tuple[Prompt, ...]
     sampling: Sampling
     seed: int
+    rows: tuple[int, ...] = ()
+    asked: Asked | None = None
 
 
 def cut(

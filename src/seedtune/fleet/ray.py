@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 from ray import ObjectRef
 
 from ..errors import FleetError, SeedtuneError
+from ..tasks.functions import by_value
 from ..tasks.pool import Scorer
 from ..tasks.reward import Reward
 from .answers import Clock
 from .cluster import Cluster
 from .dispatch import Dispatcher, Tally, Worker
-from .local import LocalFleet, MayLeave, OnAnswers
-from .plan import Work
+from .local import LocalFleet, MayLeave, OnPart
+from .plan import Questions, Work
 from .ray_actor import Actor, first_line, other_weights
 from .ray_scoring import RayScorer
 from .replica import Joined, MakeEngine, Replica, Update, versions
+from .rows import Part, ReplicaScorer
 from .wire import pack
 
 
@@ -125,32 +127,13 @@ class RayFleet(LocalFleet):
             except ray.exceptions.RayError as e:
                 self._failed(replica, e)
                 continue
-            if why := self._differs(joined):
+            if why := joined.differs(self.engine.describe(), self._digest_now()):
                 self._refuse(replica, f"{replica.name} on {joined.host} {why}")
                 continue
             replica.host, replica.pid, replica.expected = joined.host, joined.pid, joined.digest
             self._failures = 0
             self.dispatcher.join(replica)
         self.dispatcher.settle()
-
-    def _differs(self, joined: Joined) -> str:
-        if joined.versions != versions():
-            return (
-                f"runs {' and '.join(joined.versions)}, the driver {' and '.join(versions())}: install the same on "
-                "every node."
-            )
-        described = self.engine.describe()
-        if joined.model != (described["digest"], described["scope"]):
-            return (
-                f"has another base model than the driver (digest {joined.model[0]}, not {described['digest']}): every "
-                "node must load the same files."
-            )
-        if joined.digest != self._digest_now():
-            return (
-                "repeated the updates and holds other weights than the driver: its software computes otherwise. "
-                "Versions must be the same on every node."
-            )
-        return ""
 
     def _refuse(self, replica: Actor, why: str) -> None:
         """Go on without it, if others are there. Raises FleetError when nobody is left."""
@@ -183,15 +166,26 @@ class RayFleet(LocalFleet):
 
     # --- the work of a fleet ------------------------------------------------------------------------------------------
 
-    def scorer(self, rewards: Sequence[Reward], *, workers: int, timeout: float) -> Scorer:
-        """With `workers`, actors anywhere on the cluster."""
+    def begin(self, questions: Questions) -> None:
+        """Notes when an iteration has less to hand out than there are to take it."""
+        chunks, replicas = len(self.plan(self.population.size, questions, 1)), self.cluster.replicas
+        if chunks < replicas:
+            self.note(
+                f"An iteration has {chunks} chunks for {replicas} replicas: some will idle. A chunk_size smaller than "
+                f"{self.chunk_size} makes more chunks of it; a resumed run must keep its own."
+            )
+
+    def scorer(self, rewards: Sequence[Reward], *, workers: int | None, timeout: float) -> Scorer:
+        """None: replicas score what they decode. Otherwise actors anywhere on the cluster; 0: this process."""
+        if workers is None:
+            return ReplicaScorer(by_value(rewards), workers=1, timeout=timeout)
         kind = RayScorer if workers else Scorer
         return kind(rewards, workers=workers, timeout=timeout)
 
     def _answer(
         self,
         works: Sequence[Work],
-        on_completions: OnAnswers,
+        on_part: OnPart,
         on_chunk: Callable[[], None],
         clock: Clock,
         may_leave: MayLeave,
@@ -199,14 +193,14 @@ class RayFleet(LocalFleet):
         for replica in self._replicas:
             replica.expected = self._digest_now()
 
-        def on_answer(number: int, groups: Sequence[Mapping[int, Any]]) -> None:
-            for group in groups:
-                on_completions(number, group)
+        def on_answer(number: int, parts: Sequence[Part]) -> None:
+            for part in parts:
+                on_part(number, part)
             on_chunk()
 
         def tick() -> None:
             self._welcome()
-            on_completions(0, {})  # asks whether the user wants to stop
+            on_part(0, Part({}))  # asks whether the user wants to stop
 
         with clock.measure("generate"):
             began = time.monotonic()
@@ -218,7 +212,7 @@ class RayFleet(LocalFleet):
                         f"{self.cluster.wants()}; of the cluster is free: {_free()}."
                     )
                 self._welcome(wait=1.0)
-                on_completions(0, {})
+                on_part(0, Part({}))
             self.tally = self.dispatcher.run(works, on_answer, tick, may_leave)
         return self.tally.left
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -11,8 +11,10 @@ from ray import ObjectRef
 
 from ..errors import SeedtuneError
 from .dispatch import WorkerLost
+from .plan import Asked, Work
 from .replica import OutOfMemory
-from .wire import ToCompletion, pack_work, unpack, unpack_groups
+from .rows import Part
+from .wire import ToCompletion, pack, pack_asked, pack_work, unpack, unpack_parts
 
 
 class Actor:
@@ -25,13 +27,29 @@ class Actor:
         self.expected = ""
         self.digest: ObjectRef[str] | None = None
         self.replaceable = True
+        self._asked: Asked | None = None
+        self._known: set[str] = set()
 
-    def answer(self, work: Any) -> Future[Any]:
-        payload, expected = pack_work(work), self.expected
+    def answer(self, work: Work) -> Future[Any]:
+        if work.asked is not None and work.asked is not self._asked:
+            self._ask(work.asked)
+        payload, expected = self._counted(pack_work(work)), self.expected
+        return chained(self.actor.answer.remote(payload), lambda answered: self._parts(answered, expected), self._told)
+
+    def _ask(self, asked: Asked) -> None:
+        """Calls arrive in the order in which they are sent."""
+        functions = asked.functions
+        if functions is not None and functions.key not in self._known:
+            self.actor.learn.remote(self._counted(pack(functions)))
+            self._known.add(functions.key)
+        self.actor.ask.remote(self._counted(pack_asked(asked)))
+        self._asked = asked
+
+    def _counted(self, payload: bytes) -> bytes:
         self.sent += len(payload)
-        return chained(self.actor.answer.remote(payload), lambda answered: self._groups(answered, expected), self._told)
+        return payload
 
-    def _groups(self, answered: bytes, expected: str) -> list[Mapping[int, Any]]:
+    def _parts(self, answered: bytes, expected: str) -> list[Part]:
         """What came back, if it came from the right weights."""
         self.received += len(answered)
         packed, halved, digest = unpack(answered)
@@ -42,9 +60,9 @@ class Actor:
                 f"{self.name} on {self.host} ran out of memory; it decodes {halved} rows at once from now on. Rewards "
                 "may differ in their last bits from those of a run with memory enough; set generation_batch_size."
             )
-        groups = unpack_groups(packed, self.to_completion)
-        self.tokens += sum(len(c.ids) for group in groups for c in group.values())
-        return list(groups)
+        parts = unpack_parts(packed, self.to_completion)
+        self.tokens += sum(len(c.ids) for part in parts for c in part.rows.values())
+        return parts
 
     def _told(self, cause: BaseException) -> BaseException:
         """What an error of the replica's means to the dispatcher."""
@@ -56,8 +74,7 @@ class Actor:
         return WorkerLost(f"{type(cause).__name__}: {cause}")
 
     def update(self, payload: bytes) -> None:
-        self.sent += len(payload)
-        self.digest = self.actor.update.remote(payload)
+        self.digest = self.actor.update.remote(self._counted(payload))
 
 
 def chained(

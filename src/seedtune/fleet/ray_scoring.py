@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-import sysconfig
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import ray
 
-from ..errors import RewardError
+from ..tasks.functions import by_value, load
 from ..tasks.pool import Scorer
 from ..tasks.reward import Batch, Reward, Scores, call
 
@@ -26,22 +23,21 @@ _TRIES = 2
 class _Scoring:
     """Scores batches, in a process of its own."""
 
-    def __init__(self, rewards: bytes) -> None:
-        self.rewards: list[Reward] = cloudpickle.loads(rewards)  # of this run's driver
+    def __init__(self, functions: bytes) -> None:
+        self.functions = functions
 
     def score(self, batch: bytes) -> list[Scores]:
-        what: Batch = cloudpickle.loads(batch)
-        return [call(reward, what) for reward in self.rewards]
+        what: Batch = cloudpickle.loads(batch)  # of this run's driver
+        return [call(reward, what) for reward in load(self.functions)]
 
 
 class RayScorer(Scorer):
     """As `Scorer`, with `workers` actors. They ask for no core of their own: they work while replicas wait, or beside
-    them. The user's own functions travel by value, as other nodes need not have their modules.
+    them.
     """
 
     def __init__(self, rewards: Sequence[Reward], *, workers: int, timeout: float) -> None:
-        by_value = [Reward(r.function) if _is_own(r) else r for r in rewards]
-        super().__init__(by_value, workers=workers, timeout=timeout)
+        super().__init__(by_value(rewards), workers=workers, timeout=timeout)
         self._actors: list[Any] = []
         self._load: list[int] = []
         self._lock, self._closed = threading.RLock(), False  # what actors say comes from another thread
@@ -68,12 +64,6 @@ class RayScorer(Scorer):
                 out.set_result(future.result())
             except ray.exceptions.RayTaskError as e:
                 out.set_exception(getattr(e, "cause", None) or e)
-            except ray.exceptions.ActorDiedError as e:
-                if "creation task" not in str(e):
-                    again(e)
-                    return
-                why = str(e).strip().splitlines()[-1]
-                out.set_exception(RewardError(f"the reward functions cannot be loaded in a scoring process: {why}"))
             except ray.exceptions.RayError as e:
                 again(e)
             finally:
@@ -94,7 +84,7 @@ class RayScorer(Scorer):
 
     def _actor(self) -> Any:
         options = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
-        return ray.remote(_Scoring).options(**options).remote(self._pickled)
+        return ray.remote(_Scoring).options(**options).remote(self.functions.pickled)
 
     def close(self) -> None:
         """End the actors, at once."""
@@ -103,16 +93,3 @@ class RayScorer(Scorer):
         for actor in actors:
             if ray.is_initialized():
                 ray.kill(actor)
-
-
-def _is_own(reward: Reward) -> bool:
-    """Whether a function is the user's: not of an installed package. Its module is then sent along."""
-    module = sys.modules.get(getattr(reward.function, "__module__", None) or type(reward.function).__module__)
-    file = getattr(module, "__file__", None)
-    installed = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib", "stdlib")}
-    if module is None or file is None or module.__name__.split(".")[0] == "seedtune":
-        return False
-    if any(place in Path(file).resolve().parents for place in installed):
-        return False
-    cloudpickle.register_pickle_by_value(module)
-    return True

@@ -18,10 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines.base import Completion, Engine
+from ..errors import RewardError
 from ..es.population import Population
 from ..noise import spec
-from .plan import Work
-from .wire import Groups, pack, pack_groups, unpack, unpack_work
+from ..tasks.functions import Functions
+from ..tasks.pool import Scorer
+from .plan import Asked, Work
+from .rows import Part, ScoredRows
+from .wire import pack, pack_parts, unpack, unpack_asked, unpack_work
 
 #: Makes an engine from a model's name or folder. It must be picklable.
 MakeEngine = Callable[[str], Engine]
@@ -43,6 +47,25 @@ class Joined:
     digest: str = ""
     model: Any = None
 
+    def differs(self, described: Mapping[str, Any], digest: str) -> str:
+        """Why it cannot work for a driver whose model is this, with weights of this digest; empty: it can."""
+        if self.versions != versions():
+            return (
+                f"runs {' and '.join(self.versions)}, the driver {' and '.join(versions())}: install the same on "
+                "every node."
+            )
+        if self.model != (described["digest"], described["scope"]):
+            return (
+                f"has another base model than the driver (digest {self.model[0]}, not {described['digest']}): every "
+                "node must load the same files."
+            )
+        if self.digest != digest:
+            return (
+                "repeated the updates and holds other weights than the driver: its software computes otherwise. "
+                "Versions must be the same on every node."
+            )
+        return ""
+
 
 def versions() -> tuple[str, ...]:
     """What must be the same everywhere."""
@@ -61,6 +84,10 @@ class Replica:
         self._engine: Engine | None = None
         self._rows: int | None = None
         self._digest, self._t = "", 0
+        self._told = b""
+        self._asked: Asked | None = None
+        self._functions: dict[str, Functions] = {}
+        self._scorers: dict[str, Scorer] = {}
 
     @property
     def engine(self) -> Engine:
@@ -104,35 +131,61 @@ class Replica:
             self._files = None
             return self._make(folder)
 
-    def answer(self, payload: bytes) -> bytes:
-        """To a packed `Work`: packed groups of completions, the rows at once if they were halved since, and the digest
-        of the weights that answered. Raises OutOfMemory.
+    def learn(self, payload: bytes) -> None:
+        """Packed reward `Functions`; evaluations name them by their key."""
+        functions: Functions = unpack(payload)
+        self._functions[functions.key] = functions
+
+    def ask(self, payload: bytes) -> None:
+        """Packed `Asked`: what the chunks that come next have in common. Unpacked with the first of them, which can say
+        what is wrong with it; nobody waits for this call.
         """
-        work = unpack_work(payload, self.population)
+        self._told, self._asked = payload, None
+
+    def answer(self, payload: bytes) -> bytes:
+        """To a packed `Work`: packed parts of the chunk, with their rewards where they were asked for, the rows at once
+        if they were halved since, and the digest of the weights that answered. Raises OutOfMemory, RewardError.
+        """
+        if self._told and self._asked is None:
+            self._asked = _unpacked(self._told, self._functions)
+        work = unpack_work(payload, self.population, self._asked)
         halved = None
-        groups = self._decode(work)
-        if groups is None and self._rows is None:
+        parts = self._decode(work)
+        if parts is None and self._rows is None:
             at_once = min(work.sampling.rows_at_once or len(work.prompts), len(work.prompts))
             self._rows = halved = max(1, at_once // 2)
-            groups = self._decode(work)
-        if groups is None:
+            parts = self._decode(work)
+        if parts is None:
             raise OutOfMemory(f"out of memory, also with {self._rows} rows at once")
-        return pack((pack_groups(groups), halved, self._digest))
+        return pack((pack_parts(parts), halved, self._digest))
 
-    def _decode(self, work: Work) -> Groups | None:
+    def _decode(self, work: Work) -> list[Part] | None:
         """None: it did not fit into memory."""
         groups: list[Mapping[int, Completion]] = []
+        scorer = self._scorer(work.asked)
+        scored = ScoredRows(work.rows, work.asked, scorer) if scorer and work.asked else None
         sampling = work.sampling
         if self._rows is not None:
             sampling = replace(sampling, rows_at_once=min(self._rows, sampling.rows_at_once or self._rows))
         try:
             self.engine.become(work.members)
-            self.engine.generate(work.prompts, sampling, work.seed, groups.append)
+            self.engine.generate(work.prompts, sampling, work.seed, groups.append if scored is None else scored.ended)
+        except RewardError:
+            raise
         except Exception as e:
             if _is_memory(e):
                 return None
             raise
-        return groups
+        return [Part(group) for group in groups] if scored is None else scored.parts()
+
+    def _scorer(self, asked: Asked | None) -> Scorer | None:
+        """A process beside the engine, started when there is something to score; None: that is done elsewhere."""
+        if asked is None or asked.functions is None:
+            return None
+        key = asked.functions.key
+        if key not in self._scorers:
+            self._scorers[key] = Scorer(asked.functions, workers=1, timeout=asked.timeout)
+        return self._scorers[key]
 
     def update(self, payload: bytes) -> str:
         """Apply a packed `Update`; the digest behind it."""
@@ -145,6 +198,16 @@ class Replica:
         if t > self._t:
             self.engine.update(self.population.ask(t), coefficients, rate)
             self._t = t
+
+
+def _unpacked(payload: bytes, known: Mapping[str, Functions]) -> Asked:
+    try:
+        return unpack_asked(payload, known)
+    except Exception as e:
+        raise RewardError(
+            f"the dataset's columns cannot be loaded where rewards are scored: {type(e).__name__}: {e}. What they are "
+            "made of must be installed on every node; or set reward_workers: 0."
+        ) from e
 
 
 def _is_memory(e: BaseException) -> bool:

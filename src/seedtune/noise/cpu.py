@@ -4,7 +4,8 @@ Weights are walked in tiles of 1,024 elements that stay in the first-level cache
 arithmetic, store. The small loops are separate functions so that LLVM vectorises each of them. No fast-math: a
 multiply and an add stay two roundings, as `spec` and every other device do them.
 
-All functions work on flat arrays. `start` is the index, in the whole parameter, of the first element given.
+All functions work on flat arrays. `start` is the index of the first element given: in the whole parameter, or in a
+`Cut` of it, as a shard of a model that is spread over several devices holds it.
 """
 
 from __future__ import annotations
@@ -52,6 +53,18 @@ class Weights(NamedTuple):
 NO_WEIGHTS = Weights(_NO16, _NO32, F32)
 
 
+class Cut(NamedTuple):
+    """A block of a matrix that is `width` wide: rows of `columns` elements, the first one at index `first`."""
+
+    columns: int
+    width: int
+    first: int
+
+
+#: Every element at its own index.
+WHOLE = Cut(2**62, 0, 0)
+
+
 # --- what the rest of the library calls -------------------------------------------------------------------------------
 
 
@@ -62,7 +75,9 @@ def normals(out: NDArray[np.float32], key: Key, parameter: int, purpose: Purpose
     )
 
 
-def perturb(out: Weights, source: Weights, scale: float, key: Key, parameter: int, start: int = 0) -> None:
+def perturb(
+    out: Weights, source: Weights, scale: float, key: Key, parameter: int, start: int = 0, cut: Cut = WHOLE
+) -> None:
     """out = round(source + float32(scale) * noise). `out` and `source` may be the same weights; scale 0 only rounds."""
     kernels.perturb(
         *out,
@@ -70,6 +85,7 @@ def perturb(out: Weights, source: Weights, scale: float, key: Key, parameter: in
         len(out),
         np.float32(scale),
         start,
+        *cut,
         spec.table(),
         np.uint32(parameter),
         np.uint32(key[0]),
@@ -123,12 +139,14 @@ def update(
     start: int = 0,
     factors: Factors | None = None,
     rounding: Key | None = None,
+    cut: Cut = WHOLE,
 ) -> float:
     """Apply one update in place, in one pass, the noise of all members regenerated inside it.
 
     g = sum over directions q, in order, of coefficients[q] * noise[q]; then `es.update.apply`. With `factors` the noise
-    is low-rank, `spec.low_rank`; with `rounding` bfloat16 weights are rounded as `spec.round_stochastically` does, by
-    that key. Returns the sum of the squares of what each weight moved (a statistic; float64).
+    is low-rank, `spec.low_rank` (factors of a cut are those of its rows and columns); with `rounding` bfloat16 weights
+    are rounded as `spec.round_stochastically` does, by that key. Returns the sum of the squares of what each weight
+    moved (a statistic; float64).
     """
     a_K, b_K, scale = factors or _NO_FACTORS
     r0, r1 = rounding or (0, 0)
@@ -145,6 +163,7 @@ def update(
             scale,
             coefficients.astype(np.float32),
             start,
+            *cut,
             spec.table(),
             np.uint32(parameter),
             momentum,
@@ -158,9 +177,9 @@ def update(
     )
 
 
-def digest(weights: Weights, parameter: int, start: int = 0) -> int:
+def digest(weights: Weights, parameter: int, start: int = 0, cut: Cut = WHOLE) -> int:
     """As `spec.digest`."""
-    return int(kernels.digest(weights.bits(), parameter, start))
+    return int(kernels.digest(weights.bits(), parameter, start, *cut))
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------

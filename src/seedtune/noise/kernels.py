@@ -194,6 +194,17 @@ def tile_moved(before, after):  # type: ignore[no-untyped-def]
 
 
 # --- passes over a run of weights -------------------------------------------------------------------------------------
+#
+# A run may be cut from a matrix: rows of `columns` elements, `width` apart in the whole parameter, the first one at
+# index `first`. A tile stays in its row.
+
+
+@numba.njit(nogil=True, cache=True)
+def whereabouts(i, columns, width, first):  # type: ignore[no-untyped-def]
+    """The index, in the whole parameter, of element i of a cut, and how many more stand in its row."""
+    row = i // columns
+    column = i - row * columns
+    return first + row * width + column, columns - column
 
 
 @numba.njit(nogil=True, cache=True)
@@ -204,18 +215,38 @@ def normals(out, start, table, parameter, purpose, k0, k1):  # type: ignore[no-u
 
 
 @numba.njit(nogil=True, cache=True)
-def perturb(out16, out32, out_format, in16, in32, in_format, size, scale, start, table, parameter, k0, k1):  # type: ignore[no-untyped-def]
+def perturb(  # type: ignore[no-untyped-def]
+    out16,
+    out32,
+    out_format,
+    in16,
+    in32,
+    in_format,
+    size,
+    scale,
+    start,
+    columns,
+    width,
+    first,
+    table,
+    parameter,
+    k0,
+    k1,
+):
     x = np.empty(SCRATCH, np.uint32)
     noise_tile = np.empty(SIZE, np.float32)
     tile_buffer = np.empty(SIZE, np.float32)
-    for i in range(0, size, SIZE):
-        j = min(i + SIZE, size)
+    i = 0
+    while i < size:
+        index, left = whereabouts(start + i, columns, width, first)
+        j = min(i + SIZE, size, i + left)
         tile, noise = tile_buffer[: j - i], noise_tile[: j - i]
         tile_load(tile, in16[i:j], in32[i:j], in_format)
         if scale != 0:
-            tile_normals(noise, x, start + i, table, parameter, np.uint32(Purpose.FULL), k0, k1)
+            tile_normals(noise, x, index, table, parameter, np.uint32(Purpose.FULL), k0, k1)
             tile_scaled_add(tile, noise, scale)
         tile_store(out16[i:j], out32[i:j], out_format, tile)
+        i = j
 
 
 @numba.njit(nogil=True, cache=True)
@@ -231,6 +262,9 @@ def update(  # type: ignore[no-untyped-def]
     scale,
     coefficients,
     start,
+    columns,
+    width,
+    first,
     table,
     parameter,
     m,
@@ -256,14 +290,15 @@ def update(  # type: ignore[no-untyped-def]
     anchor_buffer = np.zeros(SIZE, np.float32)
     anchored = a16.size + a32.size > 0
     moved = 0.0
-    rank, columns = a_K.shape[2], b_K.shape[2]
+    rank, wide = a_K.shape[2], b_K.shape[2]
     i = 0
     while i < size:
-        j = min(i + SIZE, size)
+        index, left = whereabouts(start + i, columns, width, first)
+        j = min(i + SIZE, size, i + left)
         row, column = 0, 0
-        if rank > 0:  # a tile stays in its row
-            row, column = (start + i) // columns, (start + i) % columns
-            j = min(j, i + columns - column)
+        if rank > 0:
+            row, column = (start + i) // wide, (start + i) % wide
+            j = min(j, i + wide - column)
         n = j - i
         g, noise, tile = sum_buffer[:n], noise_buffer[:n], tile_buffer[:n]
         g[:] = 0
@@ -271,7 +306,7 @@ def update(  # type: ignore[no-untyped-def]
             if rank > 0:
                 tile_add_low_rank(g, noise, a_K[q, row], b_K[q], column, scale, coefficients[q])
             else:
-                tile_normals(noise, x, start + i, table, parameter, np.uint32(Purpose.FULL), k0s[q], k1s[q])
+                tile_normals(noise, x, index, table, parameter, np.uint32(Purpose.FULL), k0s[q], k1s[q])
                 tile_scaled_add(g, noise, coefficients[q])
         tile_load(tile, w16[i:j], w32[i:j], w_format)
         if anchored:
@@ -282,7 +317,7 @@ def update(  # type: ignore[no-untyped-def]
         )
         moved += tile_moved(noise, tile)
         if stochastic:
-            block, skip = np.uint64(start + i) >> np.uint64(3), (start + i) & 7
+            block, skip = np.uint64(index) >> np.uint64(3), index & 7
             tile_philox(x[: 4 * ((skip + n + 7) // 8)], block, parameter, np.uint32(Purpose.ROUNDING), r0, r1)
             tile_round_stochastically(w16[i:j], tile.view(np.uint32), x.view(np.uint16)[skip:])
         else:
@@ -292,13 +327,18 @@ def update(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def digest(bits, parameter, start):  # type: ignore[no-untyped-def]
+def digest(bits, parameter, start, columns, width, first):  # type: ignore[no-untyped-def]
     total = np.uint64(0)
     high = np.uint64(parameter) << np.uint64(32)
-    for i in range(bits.size):
-        x = high | np.uint64(bits[i])
-        x = x + (np.uint64(start) + np.uint64(i) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        total += x ^ (x >> np.uint64(31))
+    i = 0
+    while i < bits.size:
+        index, left = whereabouts(start + i, columns, width, first)
+        j = min(bits.size, i + left)
+        for n in range(j - i):
+            x = high | np.uint64(bits[i + n])
+            x = x + (np.uint64(index) + np.uint64(n) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            total += x ^ (x >> np.uint64(31))
+        i = j
     return total

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,19 +20,23 @@ from torch import nn
 from ..es.population import Member
 from ..es.update import UpdateRule, directions
 from ..noise import cpu, spec
-from ..noise.cpu import NO_WEIGHTS, Factors, Step, Weights
+from ..noise.cpu import Factors, Step, Weights
 from ..noise.spec import Key
+from .device import Device
+from .host import Host, digest_of
 from .quantised import Packed, Quantised
-
-FORMATS = {torch.float32: cpu.F32, torch.bfloat16: cpu.BF16, torch.float16: cpu.F16}
+from .shard import Shard
 
 
 class Centre:
     """The parameters that move (from `scope.select`), their master, and the update.
 
     They keep their place in the model; their data is cast to `dtype`, the precision of inference, while the master
-    keeps what they held. Live weights that are not on the CPU are written by way of a host buffer. `keep_base`: the
-    weights as they came are kept too, for `as_base` and `distance`.
+    keeps what they held. `keep_base`: the weights as they came are kept too, on the host, for `as_base` and `distance`.
+
+    `live`: tensors of `dtype` that hold the live weights instead, as an engine of its own has them. `shards`: the
+    parameters given are these parts of the model's. `store`: who keeps the master and does the arithmetic; default:
+    `Host` for live weights on the CPU, else `Device`.
     """
 
     def __init__(
@@ -47,57 +51,34 @@ class Centre:
         rule: UpdateRule | None = None,
         keep_base: bool = False,
         master: torch.dtype = torch.float32,
+        live: Sequence[torch.Tensor] | None = None,
+        shards: Sequence[Shard] | None = None,
+        store: type[Host] | type[Device] | None = None,
     ) -> None:
         self.seed, self.sigma, self.exact = seed, sigma, restore == "exact"
         self.rule = rule or UpdateRule()
         self._master = master
         self.names = list(parameters)
         self.shapes: list[tuple[int, ...]] = [tuple(p.shape) for p in parameters.values()]
+        self.shards = list(shards or [Shard(shape) for shape in self.shapes])
         self.ids = [*spec.parameter_ids(self.names, noise).values()]
         self.parameters = list(parameters.values())
         self.steps = 0
-
-        self._live: list[Weights] = []
-        self._staging: list[torch.Tensor | None] = []
-        self._centre: list[Weights] = []
-        self._base: list[torch.Tensor | Packed] = []
-        for parameter in self.parameters:
-            if keep_base or self.rule.anchored:
-                self._base.append(_as_it_came(parameter))
-            if isinstance(parameter, nn.Parameter):
-                self._adopt(parameter, dtype)
-            else:
-                self._adopt_quantised(parameter)
-        self._anchor = [_host_weights(base) for base in self._base_values()] if self.rule.anchored else []
-        empty = np.empty(0, np.float32)
-        sizes = [len(w) for w in self._centre]
-        self._m = [np.zeros(n, np.float32) if self.rule.moments > 0 else empty for n in sizes]
-        self._v = [np.zeros(n, np.float32) if self.rule.moments > 1 else empty for n in sizes]
-        self._ranges = cpu.ranges(sizes)
-        self._live_ranges = cpu.ranges(len(w) for w in self._live)
+        kept = keep_base or self.rule.anchored
+        self._base = [_as_it_came(p) for p in self.parameters] if kept else []
+        self._anchors = [*self._base_values()] if self.rule.anchored else []
+        where = (live or self.parameters)[0].device
+        make = store or (Host if where.type == "cpu" else Device)
+        self.store = make(
+            self.parameters,
+            dtype,
+            ids=self.ids,
+            cuts=[shard.cut for shard in self.shards],
+            master=master if self.exact else None,
+            moments=self.rule.moments,
+            live=live,
+        )
         self._watchers: list[Callable[[], None]] = []
-
-    def _adopt(self, parameter: nn.Parameter, dtype: torch.dtype) -> None:
-        base = parameter.data
-        if self.exact:
-            master = base.to("cpu", self._master, copy=base.dtype != self._master or dtype == self._master)
-            self._centre.append(_host_weights(master.contiguous()))
-        parameter.data = base.to(dtype).contiguous()
-        if parameter.data.device.type == "cpu":
-            self._staging.append(None)
-            self._live.append(_host_weights(parameter.data))
-        else:
-            buffer = torch.empty(parameter.shape, dtype=dtype, pin_memory=torch.cuda.is_available())
-            buffer.copy_(parameter.data)
-            self._staging.append(buffer)
-            self._live.append(_host_weights(buffer))
-        if not self.exact:
-            self._centre.append(self._live[-1])
-
-    def _adopt_quantised(self, weight: Quantised) -> None:
-        self._centre.append(_host_weights(weight.values().to(self._master).contiguous()))
-        self._live.append(NO_WEIGHTS)
-        self._staging.append(None)
 
     def _base_values(self) -> Iterator[torch.Tensor]:
         """The weights as they came, on the CPU."""
@@ -106,8 +87,8 @@ class Centre:
 
     @property
     def moved(self) -> int:
-        """How many weights are in scope."""
-        return sum(len(w) for w in self._centre)
+        """How many weights are in scope; of the whole model, where only shards of it are held."""
+        return sum(math.prod(shard.shape) for shard in self.shards)
 
     def become(self, members: Sequence[Member | None]) -> None:
         """Get ready for a batch whose row n is answered by `members[n]`; None is the centre."""
@@ -125,6 +106,14 @@ class Centre:
     @contextmanager
     def as_base(self) -> Iterator[None]:
         """The live weights are the base model's, rounded to the precision of inference, for a while."""
+        self.show_base()
+        try:
+            yield
+        finally:
+            self.show_centre()
+
+    def show_base(self) -> None:
+        """Write the base model's weights into the live ones."""
         self.restore()
         for parameter, base in zip(self.parameters, self._base, strict=True):
             if isinstance(parameter, nn.Parameter):
@@ -132,18 +121,19 @@ class Centre:
             else:
                 parameter.hold(cast(Packed, base))
         self._changed()
-        try:
-            yield
-        finally:
-            self._write_centre()
-            self._push()
+
+    def show_centre(self) -> None:
+        """Write the centre, rounded, into the live weights."""
+        self.store.write()
+        self._changed()
 
     def distance(self) -> float:
         """The Euclidean distance of the centre from the base model."""
         total = 0.0
-        for weights, base in zip(self._centre, self._base_values(), strict=True):
-            step = _values(weights) - base.view(-1).float()
-            total += float(step.double().square().sum())
+        for n, (base, shard) in enumerate(zip(self._base_values(), self.shards, strict=True)):
+            if shard.counts:
+                step = self.store.rounded(n, torch.float32) - base.view(-1).float()
+                total += float(step.double().square().sum())
         return math.sqrt(total)
 
     def seat(self, rows: torch.Tensor | None) -> None:
@@ -159,39 +149,19 @@ class Centre:
         keys = [spec.member_key(self.seed, members[0].iteration, pair) for pair in pairs]
         rule = self.rule
         step = Step(rate, rule.weight_decay, rule.beta1, rule.beta2, rule.epsilon, *rule.corrections(self.steps))
-        factors = self.factors(keys)
         halved = self.exact and self._master != torch.float32
         rounding = spec.member_key(self.seed, members[0].iteration, 0) if halved else None
-
-        def work(n: int, a: int, b: int) -> float:
-            anchor = self._anchor[n].part(a, b) if self._anchor else NO_WEIGHTS
-            weights, m, v = self._centre[n].part(a, b), self._m[n][a:b], self._v[n][a:b]
-            return cpu.update(weights, keys, merged, self.ids[n], step, m, v, anchor, a, factors[n], rounding)
-
-        moved = cpu.parallel(work, self._ranges)
+        moved = self.store.update(keys, merged, step, self.factors(keys), rounding, self._anchors)
         if self.exact:
-            self._write_centre()
-        self._push()
-        return math.sqrt(math.fsum(moved))
+            self.store.write()
+        else:
+            self.store.push()
+        self._changed()
+        return math.sqrt(math.fsum(squares for n, squares in moved if self.shards[n].counts))
 
     def factors(self, keys: list[Key]) -> Sequence[Factors | None]:
         """The low-rank factors of every parameter, where noise is low-rank."""
         return [None] * len(self.names)
-
-    def _write_centre(self) -> None:
-        def work(n: int, a: int, b: int) -> None:
-            cpu.perturb(self._live[n].part(a, b), self._centre[n].part(a, b), 0.0, (0, 0), self.ids[n], a)
-
-        cpu.parallel(work, self._live_ranges)
-        for parameter, weights in zip(self.parameters, self._centre, strict=True):
-            if not isinstance(parameter, nn.Parameter):
-                parameter.write(_values(weights).view(parameter.shape))
-
-    def _push(self) -> None:
-        for parameter, buffer in zip(self.parameters, self._staging, strict=True):
-            if buffer is not None and isinstance(parameter, nn.Parameter):
-                parameter.data.copy_(buffer, non_blocking=True)
-        self._changed()
 
     def watch(self, on_change: Callable[[], None]) -> None:
         """Call this whenever the live weights have become others."""
@@ -205,27 +175,29 @@ class Centre:
     def digest(self) -> str:
         """The digest of the centre, 16 hexadecimal digits: equal on every replica that holds the same bits."""
         self.restore()
-        return _digest(self._centre, self.ids)
+        return f"{self.store.digest(self._counted):016x}"
+
+    @property
+    def _counted(self) -> list[int]:
+        """Digests of shards add up to that of the whole, each counted once."""
+        return [n for n, shard in enumerate(self.shards) if shard.counts]
 
     def state(self) -> dict[str, torch.Tensor]:
         """All that an update depends on: the centre in full precision and the rule's moments, sharing their memory."""
         self.restore()
-        held = {f"centre/{name}": _tensor(w.bits()) for name, w in zip(self.names, self._centre, strict=True)}
-        for kind, arrays in (("first", self._m), ("second", self._v)):
-            held |= {f"{kind}/{name}": _tensor(a) for name, a in zip(self.names, arrays, strict=True) if len(a)}
-        return held
+        return self.store.state(self.names)
 
     def state_digest(self, state: Mapping[str, torch.Tensor]) -> str | None:
         """The digest that the centre would have with `state`; None when it is not the state of such a centre."""
         own = self.state()
         if {k: (v.dtype, v.shape) for k, v in state.items()} != {k: (v.dtype, v.shape) for k, v in own.items()}:
             return None
-        given = [state[f"centre/{name}"].numpy() for name in self.names]
-        weights = [
-            Weights.of(bits.view(np.float32) if w.format == cpu.F32 else bits.view(np.uint16), w.format)
-            for bits, w in zip(given, self._centre, strict=True)
-        ]
-        return _digest(weights, self.ids)
+        given, names = [], [self.names[n] for n in self._counted]
+        for bits in (state[f"centre/{name}"].numpy() for name in names):
+            wide = bits.dtype == np.int32
+            given.append(Weights.of(bits.view(np.float32 if wide else np.uint16), cpu.F32 if wide else cpu.BF16))
+        cuts = [self.shards[n].cut for n in self._counted]
+        return f"{digest_of(given, [self.ids[n] for n in self._counted], cuts):016x}"
 
     def adopt(self, state: Mapping[str, torch.Tensor], steps: int) -> None:
         """Take over a state that `state_digest` found sound, as it was after `steps` updates."""
@@ -233,59 +205,22 @@ class Centre:
             tensor.copy_(state[name])
         self.steps = steps
         if self.exact:
-            self._write_centre()
-        self._push()
+            self.store.write()
+        self.store.push()
+        self._changed()
+
+    def part_of(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What a state of the whole model holds of the shards that are here."""
+        shards = dict(zip(self.names, self.shards, strict=True))
+        return {key: shards[key.partition("/")[2]].part(flat) for key, flat in state.items()}
 
     def centre(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         """A parameter of the centre, rounded once to `dtype`, in its own shape, on the CPU."""
         n = self.names.index(name)
-        out = torch.empty(self.shapes[n], dtype=dtype)
-        cpu.perturb(_host_weights(out), self._centre[n], 0.0, (0, 0), 0)
-        return out
-
-
-def digest(parameters: Mapping[str, torch.Tensor | Quantised]) -> str:
-    """The digest of whole tensors, in the dtype they have, and of what quantised weights mean, in float32: which model
-    this is. Tensors quantised otherwise are left out.
-    """
-    total = 0
-    for name, given in parameters.items():
-        tensor = given if isinstance(given, torch.Tensor) else given.values()
-        if tensor.dtype in FORMATS:
-            total += int(_digest([_host_weights(tensor.detach().cpu().contiguous())], [spec.parameter_id(name)]), 16)
-    return f"{total % 2**64:016x}"
-
-
-def _digest(weights: Sequence[Weights], ids: Sequence[int]) -> str:
-    def work(n: int, a: int, b: int) -> int:
-        return cpu.digest(weights[n].part(a, b), ids[n], a)
-
-    return f"{sum(cpu.parallel(work, cpu.ranges(len(w) for w in weights))) % 2**64:016x}"
+        return self.store.rounded(n, dtype).view(self.shapes[n])
 
 
 def _as_it_came(parameter: nn.Parameter | Quantised) -> torch.Tensor | Packed:
     if isinstance(parameter, nn.Parameter):
         return parameter.detach().cpu().clone(memory_format=torch.contiguous_format)
     return parameter.packed
-
-
-def _tensor(array: NDArray[Any]) -> torch.Tensor:
-    """The same memory; patterns of bits as signed integers, which every library knows."""
-    signed = {np.dtype(np.uint32): np.int32, np.dtype(np.uint16): np.int16}.get(array.dtype)
-    return torch.from_numpy(array if signed is None else array.view(signed))
-
-
-def _values(weights: Weights) -> torch.Tensor:
-    """In float32, flat; a copy where they are not."""
-    if weights.format == cpu.F32:
-        return torch.from_numpy(weights.values32)
-    out = torch.empty(len(weights))
-    cpu.perturb(_host_weights(out), weights, 0.0, (0, 0), 0)
-    return out
-
-
-def _host_weights(tensor: torch.Tensor) -> Weights:
-    """The storage of a contiguous CPU tensor, flat, shared, as numba sees it."""
-    flat = tensor.detach().view(-1)
-    array: NDArray[Any] = (flat if tensor.dtype == torch.float32 else flat.view(torch.uint16)).numpy()
-    return Weights.of(array, FORMATS[tensor.dtype])

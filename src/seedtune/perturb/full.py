@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..es.population import Member
-from ..noise import cpu, spec
+from ..noise import spec
 from .centre import Centre
 
 
@@ -50,10 +50,5 @@ class FullRank(Centre):
         self._write(member, 0.0 if self.exact else -self.sigma * member.sign)
 
     def _write(self, member: Member, scale: float) -> None:
-        key = spec.member_key(self.seed, member.iteration, member.pair)
-
-        def work(n: int, a: int, b: int) -> None:
-            cpu.perturb(self._live[n].part(a, b), self._centre[n].part(a, b), scale, key, self.ids[n], a)
-
-        cpu.parallel(work, self._ranges)
-        self._push()
+        self.store.write(scale, spec.member_key(self.seed, member.iteration, member.pair))
+        self._changed()

@@ -32,6 +32,7 @@ from .embedding import Lookup
 from .product import packs
 from .quantised import Quantised
 from .ride import Beside, Ride
+from .shard import draw_factors
 from .vectors import Seats, Vector
 
 
@@ -125,13 +126,7 @@ class LowRank(Centre):
         self._seats.take(None, self.rank)
 
     def factors(self, keys: list[Key]) -> Sequence[Factors | None]:
-        def work(n: int, *_: int) -> Factors | None:
-            if len(self.shapes[n]) == 1:
-                return None  # full-rank
-            m, k = self.shapes[n]
-            return Factors.draw(keys, self.ids[n], (m, k), self.rank)
-
-        return cpu.parallel(work, [(n, 0, 0) for n in range(len(self.names))])
+        return draw_factors(keys, self.ids, self.shards, self.rank)
 
     def _normals(self, n: int, keys: list[Key]) -> torch.Tensor:
         """Full-rank noise [K, size] of a vector."""

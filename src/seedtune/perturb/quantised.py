@@ -126,7 +126,7 @@ class FourBits(_Layer):
     def write(self, values: torch.Tensor) -> None:
         functional, old = sys.modules["bitsandbytes"].functional, self.layer.weight.quant_state
         codes, state = functional.quantize_4bit(
-            values, blocksize=old.blocksize, quant_type=old.quant_type, quant_storage=self.layer.weight.dtype
+            values.cpu(), blocksize=old.blocksize, quant_type=old.quant_type, quant_storage=self.layer.weight.dtype
         )
         state.dtype = old.dtype
         state.to(self.device)
@@ -155,7 +155,7 @@ class EightBits(_Layer):
         return values
 
     def write(self, values: torch.Tensor) -> None:
-        codes, scales, _ = sys.modules["bitsandbytes"].functional.int8_vectorwise_quant(values)
+        codes, scales, _ = sys.modules["bitsandbytes"].functional.int8_vectorwise_quant(values.cpu())
         self.hold(Packed(codes.to(self.device), scales.to(self.device)))
 
 

@@ -9,44 +9,46 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache
 from typing import Any
 
 import cloudpickle
 from loky import ProcessPoolExecutor
 
 from ..errors import RewardError
+from .functions import Functions, load
 from .reward import Batch, Reward, Scores, call
 
 
 class Scorer:
-    """Scores batches with several reward functions; `workers=0` scores in this process, at once and without a limit.
+    """Scores batches with several reward functions, in `workers` processes (None: one); `workers=0` scores in this
+    process, at once and without a limit. `Functions` that came from elsewhere are not loaded in this process.
 
     A function that does not come back within `timeout` seconds stops the run with a RewardError that names it: the
-    worker is killed, no reward is made up.
+    worker is killed, no reward is made up. Raises RewardError for functions that cannot be sent to a process.
     """
 
-    def __init__(self, rewards: Sequence[Reward], *, workers: int, timeout: float) -> None:
-        self.rewards = list(rewards)
+    def __init__(self, rewards: Sequence[Reward] | Functions, *, workers: int | None, timeout: float) -> None:
         self.timeout = timeout
-        self._workers = workers
+        self._workers = 1 if workers is None else workers
         self._pool: ProcessPoolExecutor | None = None
-        self._pickled = b""
         self._seen, self._since = (0, 0), 0.0
-        if workers:
-            try:
-                self._pickled = cloudpickle.dumps(self.rewards)
-            except Exception as e:
-                raise RewardError(
-                    f"the reward functions cannot be sent to a scoring process: {e}\n"
-                    "Set reward_workers: 0 to call them in this process (then without a time limit)."
-                ) from None
+        if isinstance(rewards, Functions):
+            self.functions = rewards
+        elif self._workers:
+            self.functions = Functions.of(rewards)
+        else:
+            self._here = list(rewards)
+            self.functions = Functions(tuple(r.name for r in rewards), b"")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.functions.names
 
     def submit(self, batch: Batch) -> Future[list[Scores]]:
         """Start scoring; the result is one `Scores` a reward function."""
         if not self._workers:
             done: Future[list[Scores]] = Future()
-            done.set_result([call(reward, batch) for reward in self.rewards])
+            done.set_result([call(reward, batch) for reward in self._here])
             return done
         if self._pool is None:
             environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -54,7 +56,7 @@ class Scorer:
                 self._workers, initializer=_serve_the_run, initargs=(os.getpid(),), env=environment
             )
         try:
-            return self._pool.submit(_score, self._pickled, cloudpickle.dumps(batch))  # type: ignore[no-any-return]
+            return self._pool.submit(_score, self.functions.pickled, cloudpickle.dumps(batch))  # type: ignore[no-any-return]
         except BrokenProcessPool as e:
             raise self._died() from e
 
@@ -84,14 +86,14 @@ class Scorer:
 
     def _late(self) -> RewardError:
         self.close()
-        names = " or ".join(repr(r.name) for r in self.rewards)
+        names = " or ".join(map(repr, self.names))
         return RewardError(
             f"reward function {names} did not come back within {self.timeout:g} seconds. It may hang, or wait "
             "for input; mend it, or raise reward_timeout."
         )
 
     def _died(self) -> RewardError:
-        names = " or ".join(repr(r.name) for r in self.rewards)
+        names = " or ".join(map(repr, self.names))
         return RewardError(
             f"a scoring process died while it ran reward function {names}: it crashed, exited, or ran out of memory. "
             "Set reward_workers: 0 to see it fail in this process."
@@ -126,12 +128,7 @@ def _end_with(run: int) -> None:
     os._exit(1)
 
 
-@lru_cache(maxsize=4)
-def _unpickle(data: bytes) -> list[Reward]:
-    return cloudpickle.loads(data)  # type: ignore[no-any-return]  # made by this run's own process
-
-
-def _score(rewards: bytes, batch: bytes) -> list[Scores]:
+def _score(functions: bytes, batch: bytes) -> list[Scores]:
     """In the worker. Text-named functions are found again here, by name."""
     what: Batch = cloudpickle.loads(batch)
-    return [call(reward, what) for reward in _unpickle(rewards)]
+    return [call(reward, what) for reward in load(functions)]

@@ -1,0 +1,177 @@
+"""The noise stream on a GPU, in torch's own operations. They run on a CPU as well, where tests hold the bits to `spec`.
+
+Integers are 64 bits wide and wrap, and what is 32 bits wide is cut out of them. A multiply and an add are two
+operations, so no compiler makes one rounding of them; no division is by a Python number, which CUDA would turn into a
+product.
+
+`out`, `source`, `weights`... are flat, contiguous tensors of float32, bfloat16 or float16 on one device. A `Cut` holds
+whole rows: see `ranges`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from . import spec
+from .cpu import WHOLE, Cut, Factors, Range, Step
+from .spec import Key, Purpose
+
+_MASK = 2**32 - 1
+_M0, _M1 = 0xD2511F53, 0xCD9E8D57
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+#: Elements that are worked on at once: the words of each take some 40 bytes for a while.
+SPAN = 1 << 24
+
+
+def ranges(sizes: Sequence[int], cuts: Sequence[Cut]) -> list[Range]:
+    """Cut arrays of these sizes into (array, start, stop) of whole rows, about `SPAN` elements each."""
+    found = []
+    for n, (size, cut) in enumerate(zip(sizes, cuts, strict=True)):
+        span = SPAN if cut == WHOLE else max(1, SPAN // cut.columns) * cut.columns
+        found += [(n, i, min(i + span, size)) for i in range(0, size, span)]
+    return found
+
+
+def words(key: Key, parameter: int, purpose: Purpose, first_R: torch.Tensor, columns: int) -> torch.Tensor:
+    """The 16-bit words of runs of `columns` elements that begin at the indices `first_R`: [R, columns], int64."""
+    block = (first_R >> 3)[:, None] + torch.arange((columns + 14) // 8, device=first_R.device)
+    c0, c1 = block & _MASK, block >> 32
+    c2, c3 = torch.full_like(block, parameter), torch.full_like(block, int(purpose))
+    k0, k1 = int(key[0]), int(key[1])
+    for _ in range(10):
+        p0, p1 = c0 * _M0, c2 * _M1
+        c0, c1 = ((p1 >> 32) & _MASK) ^ c1 ^ k0, p1 & _MASK
+        c2, c3 = ((p0 >> 32) & _MASK) ^ c3 ^ k1, p0 & _MASK
+        k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
+    halves = torch.stack([half for c in (c0, c1, c2, c3) for half in (c & 0xFFFF, c >> 16)], dim=-1).flatten(1)
+    skip = (first_R & 7)[:, None]
+    if len(halves) == 1:
+        at = int(skip)
+        return halves[:, at : at + columns]
+    return halves.gather(1, skip + torch.arange(columns, device=first_R.device))
+
+
+def perturb(
+    out: torch.Tensor, source: torch.Tensor, scale: float, key: Key, parameter: int, start: int = 0, cut: Cut = WHOLE
+) -> None:
+    """out = round(source + float32(scale) * noise), as `cpu.perturb`; `source` may be on the host, in pinned memory."""
+    tile = source.to(out.device, torch.float32, non_blocking=True)
+    if scale != 0:
+        noise = _normals(key, parameter, *_runs(len(out), start, cut, out.device))
+        tile = noise.mul_(float(np.float32(scale))).add_(tile)
+    out.copy_(tile)
+
+
+def update(
+    weights: torch.Tensor,
+    keys: Sequence[Key],
+    coefficients: NDArray[np.float32],
+    parameter: int,
+    step: Step,
+    momentum: torch.Tensor,
+    second_moment: torch.Tensor,
+    anchor: torch.Tensor | None = None,
+    start: int = 0,
+    factors: Factors | None = None,
+    rounding: Key | None = None,
+    cut: Cut = WHOLE,
+    device: torch.device | None = None,
+) -> float:
+    """As `cpu.update`, on `device` (default: where the weights are; they may be in pinned memory of the host)."""
+    device = device or weights.device
+    first_R, columns = _runs(len(weights), start, cut, device)
+    before = weights.to(device, torch.float32)
+    g = torch.zeros_like(before)
+    for q, (key, c) in enumerate(zip(keys, coefficients.tolist(), strict=True)):
+        if factors is None:
+            noise = _normals(key, parameter, first_R, columns)
+        else:
+            noise = _low_rank(factors, q, start, len(weights), device)
+        g.add_(noise.mul_(c))
+    m, v = momentum.to(device), second_moment.to(device)
+    after = _step(before, g, m, v, None if anchor is None else anchor.to(device, torch.float32), step)
+    momentum.copy_(m)
+    second_moment.copy_(v)
+    moved = float((after - before).double().square().sum())
+    if rounding is not None:
+        dither = words(rounding, parameter, Purpose.ROUNDING, first_R, columns).flatten()
+        rounded = ((after.view(torch.int32).long() & _MASK) + dither & _MASK) >> 16
+        after = rounded.to(torch.int16).view(torch.bfloat16)
+    weights.copy_(after)
+    return moved
+
+
+def digest(weights: torch.Tensor, parameter: int, start: int = 0, cut: Cut = WHOLE) -> int:
+    """As `spec.digest`."""
+    first_R, columns = _runs(len(weights), start, cut, weights.device)
+    index = (first_R[:, None] + torch.arange(columns, device=weights.device)).flatten()
+    wide = weights.dtype == torch.float32
+    bits = weights.view(torch.int32).long() & _MASK if wide else weights.view(torch.int16).long() & 0xFFFF
+    x = (bits | _signed(parameter << 32)) + (index + 1) * _signed(0x9E3779B97F4A7C15)
+    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
+    return int((x ^ _shift(x, 31)).sum()) % 2**64
+
+
+@cache
+def _table(device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(spec.table().copy()).to(device)
+
+
+def _runs(size: int, start: int, cut: Cut, device: torch.device) -> tuple[torch.Tensor, int]:
+    """The indices, in the whole parameter, of the first elements of the rows, and how long these are."""
+    if cut == WHOLE:
+        return torch.tensor([start], device=device), size
+    row = start // cut.columns
+    return cut.first + cut.width * torch.arange(row, row + size // cut.columns, device=device), cut.columns
+
+
+def _normals(key: Key, parameter: int, first_R: torch.Tensor, columns: int) -> torch.Tensor:
+    index = words(key, parameter, Purpose.FULL, first_R, columns).flatten()
+    return _table(first_R.device).index_select(0, index)
+
+
+def _low_rank(factors: Factors, q: int, start: int, size: int, device: torch.device) -> torch.Tensor:
+    """`spec.low_rank` on a flat run of the matrix, in the same order."""
+    wide = factors.b_K.shape[2]
+    first, last = start // wide, -(-(start + size) // wide)
+    a, b = (torch.from_numpy(f).to(device) for f in (factors.a_K[q, first:last], factors.b_K[q]))
+    e: torch.Tensor = a[:, :1] * b[0]
+    for j in range(1, a.shape[1]):
+        e = e + a[:, j : j + 1] * b[j]
+    flat: torch.Tensor = e.mul_(float(factors.scale)).flatten()
+    return flat.narrow(0, start - first * wide, size)
+
+
+def _step(
+    w: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tensor, anchor: torch.Tensor | None, step: Step
+) -> torch.Tensor:
+    """`es.update.apply`; m and v are empty where the rule keeps no such state, and changed in place."""
+    rate, decay, beta1, beta2, epsilon, *corrections = (np.float32(x) for x in step)
+    rest1, rest2 = float(np.float32(1) - beta1), float(np.float32(1) - beta2)
+    if len(v):
+        m.mul_(float(beta1)).add_(g * rest1)
+        v.mul_(float(beta2)).add_((g * g) * rest2)
+        first, second = (torch.full((), float(c), device=w.device) for c in corrections)
+        root = (v / second).double().sqrt().float()  # correctly rounded, which torch's own is not on a CPU
+        g = (m / first) / (root + float(epsilon))
+    elif len(m):
+        g = m.mul_(float(beta1)).add_(g)
+    if decay:
+        g = g - (w if anchor is None else w - anchor) * float(decay)
+    return w + g * float(rate)
+
+
+def _shift(x: torch.Tensor, by: int) -> torch.Tensor:
+    """To the right, zeros coming in."""
+    return (x >> by) & ((1 << (64 - by)) - 1)
+
+
+def _signed(x: int) -> int:
+    """The same 64 bits as torch counts them."""
+    return x - 2**64 if x >= 2**63 else x

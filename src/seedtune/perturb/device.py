@@ -1,0 +1,120 @@
+"""The centre on the device that holds the live weights, worked on by torch (`noise.gpu`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..noise import gpu
+from ..noise.cpu import Cut, Factors, Step
+from ..noise.spec import Key
+from .quantised import Quantised
+
+#: Bytes that are left free on a device: what an update works with for a while, and some air.
+_SPARED = 4 << 30
+
+
+class Device:
+    """As `Host`, with the same bits. The master is on the device; where that has no room for it, in pinned memory of
+    the host, from where it comes piece by piece.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter | Quantised],
+        dtype: torch.dtype,
+        *,
+        ids: Sequence[int],
+        cuts: Sequence[Cut],
+        master: torch.dtype | None,
+        moments: int = 0,
+        live: Sequence[torch.Tensor] | None = None,
+    ) -> None:
+        self.parameters, self.ids, self.cuts = parameters, ids, cuts
+        self.device = (live or parameters)[0].device
+        sizes = [prod(p.shape) for p in parameters]
+        needed = sum(sizes) * ((0 if master is None else master.itemsize) + 4 * moments)
+        self.kind = "device" if needed <= room(self.device) else "pinned"
+        self._live: list[torch.Tensor | None] = []
+        self.centre: list[torch.Tensor] = []
+        for n, parameter in enumerate(parameters):
+            if not isinstance(parameter, nn.Parameter):
+                assert master is not None, "a quantised weight moves by its master"
+                self._live.append(None)
+                self.centre.append(self._keep(parameter.values().to(master)))
+                continue
+            base = parameter.data
+            parameter.data = base.to(self.device, dtype).contiguous() if live is None else live[n].copy_(base)
+            flat = parameter.data.view(-1)
+            self._live.append(flat)
+            self.centre.append(flat if master is None else self._keep(base.to(master)))
+        self._m = [self._keep(torch.zeros(n if moments > 0 else 0)) for n in sizes]
+        self._v = [self._keep(torch.zeros(n if moments > 1 else 0)) for n in sizes]
+        self.ranges = gpu.ranges(sizes, cuts)
+
+    def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A flat copy where the master is."""
+        flat = tensor.contiguous().view(-1)
+        if self.kind == "device":
+            return flat.to(self.device, copy=True)
+        kept = torch.empty(len(flat), dtype=flat.dtype, pin_memory=self.device.type == "cuda")
+        return kept.copy_(flat)
+
+    def write(self, scale: float = 0.0, key: Key = (0, 0)) -> None:
+        for n, a, b in self.ranges:
+            if (live := self._live[n]) is not None:
+                gpu.perturb(live[a:b], self.centre[n][a:b], scale, key, self.ids[n], a, self.cuts[n])
+        for n, parameter in enumerate(self.parameters):
+            if not isinstance(parameter, nn.Parameter):
+                parameter.write(self.rounded(n, torch.float32).view(parameter.shape))
+
+    def push(self) -> None:
+        """Nothing to do: what is written is live."""
+
+    def update(
+        self,
+        keys: list[Key],
+        coefficients: NDArray[np.float32],
+        step: Step,
+        factors: Sequence[Factors | None],
+        rounding: Key | None,
+        anchors: Sequence[torch.Tensor],
+    ) -> list[tuple[int, float]]:
+        def work(n: int, a: int, b: int) -> tuple[int, float]:
+            weights, m, v = self.centre[n][a:b], self._m[n][a:b], self._v[n][a:b]
+            anchor = anchors[n].view(-1)[a:b] if anchors else None
+            how = (step, m, v, anchor, a, factors[n], rounding, self.cuts[n], self.device)
+            return n, gpu.update(weights, keys, coefficients, self.ids[n], *how)
+
+        return [work(*part) for part in self.ranges]
+
+    def digest(self, of: Sequence[int]) -> int:
+        parts = [(n, a, b) for n, a, b in self.ranges if n in set(of)]
+        return sum(self._digest(n, a, b) for n, a, b in parts) % 2**64
+
+    def _digest(self, n: int, a: int, b: int) -> int:
+        return gpu.digest(self.centre[n][a:b].to(self.device), self.ids[n], a, self.cuts[n])
+
+    def state(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        held = {
+            f"centre/{name}": w.view(torch.int32 if w.itemsize == 4 else torch.int16)
+            for name, w in zip(names, self.centre, strict=True)
+        }
+        for kind, tensors in (("first", self._m), ("second", self._v)):
+            held |= {f"{kind}/{name}": t for name, t in zip(names, tensors, strict=True) if len(t)}
+        return held
+
+    def rounded(self, n: int, dtype: torch.dtype) -> torch.Tensor:
+        return self.centre[n].to(dtype).cpu()
+
+
+def room(device: torch.device) -> float:
+    """Bytes that a master may take on a device."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0] - _SPARED)
+    return float("inf")

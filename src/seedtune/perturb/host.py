@@ -1,0 +1,164 @@
+"""The centre in the host's memory, worked on by numba."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..noise import cpu, spec
+from ..noise.cpu import NO_WEIGHTS, WHOLE, Cut, Factors, Step, Weights
+from ..noise.spec import Key
+from .quantised import Quantised
+
+FORMATS = {torch.float32: cpu.F32, torch.bfloat16: cpu.BF16, torch.float16: cpu.F16}
+
+
+class Host:
+    """Keeps the master of `parameters`, in the dtype `master` (None: the live weights are the centre), and as many
+    moments as the update's rule asks for. The live weights, the parameters' data in `dtype` (or the tensors `live`),
+    are written by way of a host buffer where they are not on the CPU; a quantised layer is given numbers to quantise.
+    `ids` and `cuts` say which noise is whose.
+    """
+
+    kind = "host"
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter | Quantised],
+        dtype: torch.dtype,
+        *,
+        ids: Sequence[int],
+        cuts: Sequence[Cut],
+        master: torch.dtype | None,
+        moments: int = 0,
+        live: Sequence[torch.Tensor] | None = None,
+    ) -> None:
+        self.parameters, self.ids, self.cuts = parameters, ids, cuts
+        self._live: list[Weights] = []
+        self._staging: list[torch.Tensor | None] = []
+        self.centre: list[Weights] = []
+        for n, parameter in enumerate(parameters):
+            if not isinstance(parameter, nn.Parameter):
+                assert master is not None, "a quantised weight moves by its master"
+                self.centre.append(host_weights(parameter.values().to(master).contiguous()))
+                self._live.append(NO_WEIGHTS)
+                self._staging.append(None)
+                continue
+            base = parameter.data
+            if master is not None:
+                own = base.to("cpu", master, copy=base.dtype != master or dtype == master)
+                self.centre.append(host_weights(own.contiguous()))
+            parameter.data = base.to(dtype).contiguous() if live is None else live[n].copy_(base)
+            self._live.append(self._reach(parameter.data))
+            if master is None:
+                self.centre.append(self._live[-1])
+        empty, sizes = np.empty(0, np.float32), [len(w) for w in self.centre]
+        self._m = [np.zeros(n, np.float32) if moments > 0 else empty for n in sizes]
+        self._v = [np.zeros(n, np.float32) if moments > 1 else empty for n in sizes]
+        self.ranges = cpu.ranges(sizes)
+        self._live_ranges = cpu.ranges(len(w) for w in self._live)
+
+    def _reach(self, live: torch.Tensor) -> Weights:
+        """Live weights as numba writes them: themselves, or a buffer for them."""
+        if live.device.type == "cpu":
+            self._staging.append(None)
+            return host_weights(live)
+        buffer = torch.empty(live.shape, dtype=live.dtype, pin_memory=torch.cuda.is_available())
+        buffer.copy_(live)
+        self._staging.append(buffer)
+        return host_weights(buffer)
+
+    def write(self, scale: float = 0.0, key: Key = (0, 0)) -> None:
+        """live = round(centre + scale * noise); of quantised layers the centre alone."""
+
+        def work(n: int, a: int, b: int) -> None:
+            live, centre = self._live[n].part(a, b), self.centre[n].part(a, b)
+            cpu.perturb(live, centre, scale, key, self.ids[n], a, self.cuts[n])
+
+        cpu.parallel(work, self._live_ranges)
+        for n, parameter in enumerate(self.parameters):
+            if not isinstance(parameter, nn.Parameter):
+                parameter.write(self.rounded(n, torch.float32).view(parameter.shape))
+        self.push()
+
+    def push(self) -> None:
+        """Bring buffers to where the live weights are."""
+        for parameter, buffer in zip(self.parameters, self._staging, strict=True):
+            if buffer is not None and isinstance(parameter, nn.Parameter):
+                parameter.data.copy_(buffer, non_blocking=True)
+
+    def update(
+        self,
+        keys: list[Key],
+        coefficients: NDArray[np.float32],
+        step: Step,
+        factors: Sequence[Factors | None],
+        rounding: Key | None,
+        anchors: Sequence[torch.Tensor],
+    ) -> list[tuple[int, float]]:
+        """Apply an update to the centre; parameters and the squares of what they moved."""
+        anchor = [host_weights(a) for a in anchors]
+
+        def work(n: int, a: int, b: int) -> tuple[int, float]:
+            weights, m, v = self.centre[n].part(a, b), self._m[n][a:b], self._v[n][a:b]
+            held = anchor[n].part(a, b) if anchor else NO_WEIGHTS
+            how = (step, m, v, held, a, factors[n], rounding, self.cuts[n])
+            return n, cpu.update(weights, keys, coefficients, self.ids[n], *how)
+
+        return cpu.parallel(work, self.ranges)
+
+    def digest(self, of: Sequence[int]) -> int:
+        """The sum of the digests of these parameters."""
+        return digest_of([self.centre[n] for n in of], [self.ids[n] for n in of], [self.cuts[n] for n in of])
+
+    def state(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The centre and the moments, flat; they share their memory."""
+        held = {f"centre/{name}": _tensor(w.bits()) for name, w in zip(names, self.centre, strict=True)}
+        for kind, arrays in (("first", self._m), ("second", self._v)):
+            held |= {f"{kind}/{name}": _tensor(a) for name, a in zip(names, arrays, strict=True) if len(a)}
+        return held
+
+    def rounded(self, n: int, dtype: torch.dtype) -> torch.Tensor:
+        """A parameter of the centre, rounded once to `dtype`, flat, on the CPU."""
+        out = torch.empty(len(self.centre[n]), dtype=dtype)
+        cpu.perturb(host_weights(out), self.centre[n], 0.0, (0, 0), 0)
+        return out
+
+
+def host_weights(tensor: torch.Tensor) -> Weights:
+    """The storage of a contiguous CPU tensor, flat, shared, as numba sees it."""
+    flat = tensor.detach().view(-1)
+    array: NDArray[Any] = (flat if tensor.dtype == torch.float32 else flat.view(torch.uint16)).numpy()
+    return Weights.of(array, FORMATS[tensor.dtype])
+
+
+def digest(parameters: Mapping[str, torch.Tensor | Quantised]) -> str:
+    """The digest of whole tensors, in the dtype they have, and of what quantised weights mean, in float32: which model
+    this is. Tensors quantised otherwise are left out.
+    """
+    total = 0
+    for name, given in parameters.items():
+        tensor = given if isinstance(given, torch.Tensor) else given.values()
+        if tensor.dtype in FORMATS:
+            total += digest_of([host_weights(tensor.detach().cpu().contiguous())], [spec.parameter_id(name)])
+    return f"{total % 2**64:016x}"
+
+
+def digest_of(weights: Sequence[Weights], ids: Sequence[int], cuts: Sequence[Cut] | None = None) -> int:
+    """The 64 bits that the digests of these weights add up to."""
+
+    def work(n: int, a: int, b: int) -> int:
+        return cpu.digest(weights[n].part(a, b), ids[n], a, cuts[n] if cuts else WHOLE)
+
+    return sum(cpu.parallel(work, cpu.ranges(len(w) for w in weights))) % 2**64
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    """The same memory; patterns of bits as signed integers, which every library knows."""
+    signed = {np.dtype(np.uint32): np.int32, np.dtype(np.uint16): np.int16}.get(array.dtype)
+    return torch.from_numpy(array if signed is None else array.view(signed))

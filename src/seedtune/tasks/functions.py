@@ -1,0 +1,70 @@
+"""Reward functions on their way to another process, or another machine."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import cloudpickle
+
+from ..errors import RewardError
+from .reward import Reward
+
+
+@dataclass(frozen=True)
+class Functions:
+    """Their names, and themselves pickled."""
+
+    names: tuple[str, ...]
+    pickled: bytes
+
+    @staticmethod
+    def of(rewards: Sequence[Reward]) -> Functions:
+        """Raises RewardError for one that cannot be pickled."""
+        try:
+            return Functions(tuple(r.name for r in rewards), cloudpickle.dumps(list(rewards)))
+        except Exception as e:
+            raise RewardError(
+                f"the reward functions cannot be sent to a scoring process: {e}\n"
+                "Set reward_workers: 0 to call them in this process (then without a time limit)."
+            ) from None
+
+    @cached_property
+    def key(self) -> str:
+        """Names them in a few bytes, where they are known already."""
+        return hashlib.sha256(self.pickled).hexdigest()[:16]
+
+
+@lru_cache(maxsize=4)
+def load(pickled: bytes) -> list[Reward]:
+    """Where they are called: of this run's own process. Raises RewardError."""
+    try:
+        return cloudpickle.loads(pickled)  # type: ignore[no-any-return]
+    except Exception as e:
+        raise RewardError(
+            f"the reward functions cannot be loaded in a scoring process: {type(e).__name__}: {e}. What they import "
+            "must be installed on every node."
+        ) from e
+
+
+def by_value(rewards: Sequence[Reward]) -> list[Reward]:
+    """The user's own functions with the code of their modules, which other nodes need not have; others by name."""
+    return [Reward(reward.function) if _is_own(reward) else reward for reward in rewards]
+
+
+def _is_own(reward: Reward) -> bool:
+    """Whether a function is the user's: not of an installed package. Its module is then sent along."""
+    module = sys.modules.get(getattr(reward.function, "__module__", None) or type(reward.function).__module__)
+    file = getattr(module, "__file__", None)
+    installed = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib", "stdlib")}
+    if module is None or file is None or module.__name__.split(".")[0] == "seedtune":
+        return False
+    if any(place in Path(file).resolve().parents for place in installed):
+        return False
+    cloudpickle.register_pickle_by_value(module)
+    return True
