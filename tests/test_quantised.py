@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Qwen2Config
 
+from seedtune import replay
 from seedtune.cli.main import main
 from seedtune.engines import models
 from seedtune.errors import ModelError
@@ -18,7 +19,7 @@ from seedtune.es import update
 from seedtune.es.population import Member, Population
 from seedtune.es.update import UpdateRule
 from seedtune.noise import spec
-from seedtune.perturb.quantised import quantised
+from seedtune.perturb.quantised import quantised, unquantise
 from test_engine import GREEDY, engine
 from test_lowrank import SHAPE
 from test_replay import trained, weights
@@ -179,8 +180,13 @@ def test_a_folder_that_was_saved_quantised_replays_and_a_patch_applies(tmp_path,
     assert main(["apply", str(tmp_path / "x.seedtune"), "--out", str(tmp_path / "applied")]) == 0
     assert "digests each checked" in capsys.readouterr().out
     assert weights(tmp_path / "replayed") == weights(tmp_path / "applied") == weights(run / "checkpoint-3")
-    assert main(["apply", *[str(tmp_path / "x.seedtune")] * 2, "--out", str(tmp_path / "twice")]) == 1
-    assert "this base is quantised: apply one patch at a time" in capsys.readouterr().err
+    assert main(["apply", *[str(tmp_path / "x.seedtune")] * 2, "--out", str(tmp_path / "twice")]) == 0
+    patch, twice = replay.load(run), replay.rebuild([replay.load(run)])
+    for t in (1, 2, 3):
+        twice.update(Population(4, True).ask(t), patch.coefficients_T_N[t - 1], float(patch.rates_T[t - 1]))
+    twice.save(tmp_path / "expected")
+    assert weights(tmp_path / "twice") == weights(tmp_path / "expected") != weights(tmp_path / "applied")
+    assert "quantization_config" not in json.loads((tmp_path / "twice/config.json").read_text())
 
 
 def test_biases_of_quantised_layers_move_too():
@@ -230,12 +236,13 @@ def test_a_checkpoint_is_the_master_and_loads_without_bitsandbytes(tmp_path, bas
     assert e.generate(e.encode(["a"], 4), GREEDY, 0)
 
 
-def test_layers_out_of_scope_are_saved_as_they_are(tmp_path, base):
-    e = engine(load(base), rank=1, scope="layers.1.mlp")
+@pytest.mark.parametrize("kind", ["nf4", "stored", "int8"])
+def test_layers_out_of_scope_are_saved_as_they_are(tmp_path, base, kind):
+    e = engine(load(base, kind), rank=1, scope="layers.1.mlp")
     assert [*e.describe()["quantised"]] == e.centre.names
     e.update(MEMBERS, C, 0.1)
     e.save(tmp_path)
-    loaded, before = AutoModelForCausalLM.from_pretrained(tmp_path), values(load(base))
+    loaded, before = AutoModelForCausalLM.from_pretrained(tmp_path), values(load(base, kind))
     for name, was in before.items():
         assert torch.equal(loaded.get_parameter(name), was) == (name not in e.centre.names)
 
@@ -246,6 +253,8 @@ def test_a_layer_whose_weight_is_transposed_is_saved_as_the_model_has_it(tmp_pat
         config = GPT2Config(vocab_size=len(tiny_tokenizer()), n_embd=64, n_layer=1, n_head=4, n_positions=64)
         GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
     e = engine(load(tmp_path / "base"), rank=1, scope="linear")
+    with pytest.raises(ModelError, match="apply one patch at a time"):
+        unquantise(e.model)
     name = "transformer.h.0.attn.c_attn.weight"
     assert e.centre.shapes[e.centre.names.index(name)] == (192, 64)
     e.update(MEMBERS, C, 0.1)
@@ -267,10 +276,11 @@ def test_distance_and_the_base_itself(base):
     assert torch.equal(anchored.centre.centre(LAYER, torch.float32), values(load(base))[LAYER])
 
 
-def test_full_rank_members_of_quantised_layers_are_refused_or_named(base):
+@pytest.mark.parametrize("kind", ["nf4", "stored", "int8"])
+def test_full_rank_members_of_quantised_layers_are_refused_or_named(base, kind):
     with pytest.raises(ModelError, match=r"every parameter in scope 'linear' is quantised[\s\S]*perturbation: lowrank"):
-        engine(load(base), scope="linear")
-    e = engine(load(base))
+        engine(load(base, kind), scope="linear")
+    e = engine(load(base, kind))
     assert e.describe()["left_out"][LAYER].startswith("quantised: full-rank noise cannot")
     assert "quantised" not in e.describe()
     assert len(e.centre.names) == 7

@@ -15,11 +15,12 @@ from .config import ESConfig
 from .engines import models
 from .engines.base import Engine, Sampling
 from .engines.hf import DTYPES, HFEngine
-from .errors import ConfigError, ModelError, RewardError
+from .errors import ConfigError, RewardError
 from .es.population import Population
 from .es.update import UpdateRule
 from .fleet.cluster import Cluster
 from .fleet.local import LocalFleet
+from .perturb.quantised import unquantise
 from .tasks.reward import Reward
 
 RewardFuncs = str | Callable[..., Any] | Sequence[str | Callable[..., Any]]
@@ -73,12 +74,10 @@ def replica(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | N
 
 
 def on_top(engine: HFEngine, args: ESConfig) -> HFEngine:
-    """A replica whose base is another's centre, in full precision; it saves as the other would. Raises ModelError when
-    that has quantised layers.
-    """
-    if "quantised" in engine.describe():
-        raise ModelError("patches add up in full precision, and this base is quantised: apply one patch at a time.")
-    for name, tensor in engine.centre_in_full().items():
+    """A replica whose base is another's centre, in full precision; it saves as the other would. Raises ModelError."""
+    full = engine.centre_in_full()
+    unquantise(engine.model)
+    for name, tensor in full.items():
         engine.model.get_parameter(name).data = tensor
     for module in engine.model.modules():
         module.__dict__.pop("forward", None)  # low-rank members stood in for it

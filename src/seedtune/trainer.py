@@ -354,21 +354,22 @@ class ESTrainer:
         moved, size = about["moved"] / 1e6, about["parameters"] / 1e6
         cannot = "" if a.perturbation == "full" else " low-rank"
         left_out = f"{len(about['left_out'])} parameters that cannot move{cannot}; journal.jsonl names them"
-        packed = about.get("quantised", {})
-        kinds = ", ".join(sorted({*packed.values()}))
-        stays = f"{len(packed)} layers stay {kinds}; their master is {a.master_dtype}, on the host, and quantised anew"
         return [
             ("model", f"{about['model']}: {size:.1f}M parameters, {moved:.1f}M of them move ({about['dtype']})"),
             *([("left out", left_out)] if about["left_out"] else []),
             *([("master", _MASTER[self.engine.master])] if self.engine.master in _MASTER else []),
-            *(
-                [("quantised", f"{stays} after updates: small steps show in answers once they add up")]
-                if packed
-                else []
-            ),
+            *([("quantised", _quantised(about["quantised"], a.master_dtype))] if "quantised" in about else []),
             ("population", f"{a.population_size} {kind} members{mirrored}, {asked} prompts each an iteration"),
             ("step", f"sigma {a.sigma:g}, learning rate {a.alpha:g}, {a.optimizer}"),
             ("reward", ", ".join(r.name for r in self.rewards)),
             *([("fleet", f"Ray, {a.replicas} replicas, {a.replica_cpus} threads each")] if a.fleet == "ray" else []),
             ("output", str(self.run.folder.path)),
         ]
+
+
+def _quantised(layers: Mapping[str, str], master: str) -> str:
+    kinds = ", ".join(sorted({*layers.values()}))
+    return (
+        f"{len(layers)} layers stay {kinds}; their master is {master}, from which they are quantised anew after an "
+        "update: small steps show in answers once they have added up"
+    )

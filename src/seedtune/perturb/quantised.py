@@ -145,7 +145,8 @@ class EightBits(_Layer):
 
     def hold(self, packed: Packed) -> None:
         state, weight = self.layer.state, self.layer.weight
-        state.CB, state.SCB = weight.data, _ = packed
+        weight.data = packed.codes
+        state.CB, state.SCB = packed
         weight.CB = weight.SCB = None
 
     def values(self, packed: Packed | None = None) -> torch.Tensor:
@@ -183,3 +184,24 @@ def plain(model: PreTrainedModel) -> PreTrainedModel:
         made = type(model)(config)
     made.generation_config = copy.deepcopy(model.generation_config)
     return made
+
+
+def unquantise(model: PreTrainedModel) -> None:
+    """Put ordinary layers in the places of quantised ones, with what the codes mean, float32.
+
+    Raises ModelError where the model would not be the same but for the layers' kind.
+    """
+    layers = quantised(model)
+    if any(weight.stays or weight.transposed for weight in layers.values()):
+        raise ModelError("this base has quantised layers that another cannot be put upon: apply one patch at a time.")
+    for name, weight in layers.items():
+        layer: Any = weight.layer
+        outs, ins = weight.shape
+        made = nn.Linear(ins, outs, bias=False, device="meta")
+        made.weight = nn.Parameter(weight.values(), requires_grad=False)
+        made.bias = layer.bias
+        model.set_submodule(name.removesuffix(".weight"), made)
+    quantiser: Any = getattr(model, "hf_quantizer", None)
+    if layers and quantiser is not None:
+        quantiser.remove_quantization_config(model)
+        model.__dict__.pop("_weight_conversions", None)  # how codes were read
