@@ -240,7 +240,7 @@ def stays(log_file, **_):
 
 def test_rewards_are_scored_beside_the_replica_in_a_process_that_ends_with_it(tmp_path, tiny_folder):
     log = tmp_path / "log"
-    args = replace(SETTINGS, output_dir=str(tmp_path / "ray"), fleet="ray", reward_workers=None)
+    args = replace(SETTINGS, output_dir=str(tmp_path / "ray"), fleet="ray", reward_workers=None, reward_timeout=500)
     rows = [{**row, "log_file": str(log)} for row in ROWS]
     trainer = ESTrainer(str(tiny_folder), stays, args, rows, progress=Notes())
     welcome, replicas = trainer.fleet._welcome, set()

@@ -370,6 +370,6 @@ class ESTrainer:
 def _quantised(layers: Mapping[str, str], master: str) -> str:
     kinds = ", ".join(sorted({*layers.values()}))
     return (
-        f"{len(layers)} layers stay {kinds}; their master is {master}, and quantised anew after an update: "
-        "small steps show in answers once they have added up"
+        f"{len(layers)} layers stay {kinds}; their master is {master}, from which they are quantised anew after an "
+        "update: small steps show in answers once they have added up"
     )

@@ -265,6 +265,6 @@ def _check_losses(losses: Counter[int], lost: Sequence[int], why: str) -> None:
         if losses[number] >= _LOSSES:
             raise FleetError(
                 f"chunk {number} cost {_LOSSES} replicas, the last one because: {why}. If memory runs out or it takes "
-                "longer than replica_timeout (with its rewards, where replicas score), set chunk_size lower in a new run, "
-                "or replica_timeout higher. The iterations before are safe; use --resume."
+                "longer than replica_timeout (rewards included, where replicas score), set chunk_size lower. The "
+                "iterations before are safe; use --resume."
             )
