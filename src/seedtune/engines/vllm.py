@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from ..errors import ConfigError, ModelError
 from ..es.population import Member
 from ..perturb.host import digest as digest_of
+from ..perturb.quantised import quantised
 from ..perturb.scope import select_layers
 from ..perturb.shard import Shard, join
 from . import models
@@ -104,6 +105,8 @@ class VLLMEngine:
 
         self.name, self._load, self._how = name, dict(load), dict(how)
         self.model, self.tokenizer = models.load(name, **{**load, "dtype": DTYPES[load["dtype"]]})
+        if quantised(self.model):
+            raise ModelError(f"engine: vllm cannot move a quantised base, and {name!r} is one: use engine: hf.")
         self._base_digest = digest_of(dict(self.model.named_parameters()))
         on_cpu = current_platform.is_cpu()
         self._rows = rows or (128 if on_cpu else 256)
