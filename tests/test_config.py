@@ -75,8 +75,11 @@ def test_settings_of_a_fleet_without_one_are_noted():
 
 
 def test_a_replica_has_the_gpus_that_its_model_is_spread_over():
-    with pytest.raises(ConfigError, match="are for engine: vllm"):
+    with pytest.raises(ConfigError, match="vllm_tensor_parallel_size: for engine: vllm only"):
         ESConfig(vllm_tensor_parallel_size=2)
+    with pytest.raises(ConfigError, match="set CUDA_VISIBLE_DEVICES"):
+        ESConfig(engine="vllm", device="cuda:1")
+    assert ESConfig(fleet="ray", replica_gpus=0.5).replica_gpus == 0.5
     spread = {"engine": "vllm", "vllm_tensor_parallel_size": 2, "fleet": "ray"}
     with pytest.raises(ConfigError, match="set replica_gpus: 2, not 1"):
         ESConfig(**spread, replica_gpus=1)

@@ -41,7 +41,13 @@ def test_words_are_those_of_the_specification(device, key, parameter, purpose, c
         assert np.array_equal(row, spec.words(key, parameter, purpose, first, first + columns))
 
 
-CUTS = [(WHOLE, 0, 5003), (WHOLE, 2**35 + 3, 999), (Cut(30, 77, 11), 60, 30 * 41), (Cut(8, 64, 2**33), 0, 800)]
+CUTS = [
+    (WHOLE, 0, 5003),
+    (WHOLE, 2**35 + 3, 999),
+    (Cut(30, 77, 11), 60, 30 * 41),
+    (Cut(8, 64, 2**33), 0, 800),
+    (Cut(1000, 4000, 77), 1300, 613),  # a part of one row
+]
 
 
 @pytest.mark.parametrize(("cut", "start", "size"), CUTS)
@@ -94,7 +100,10 @@ def test_update(device, cut, start, size, rule, dtype, low_rank):
     assert not torch.equal(ours, given)
 
 
-def test_ranges_hold_whole_rows(device, monkeypatch):
+def test_ranges_hold_whole_rows_or_a_part_of_one(device, monkeypatch):
     monkeypatch.setattr(gpu, "SPAN", 100)
     assert gpu.ranges([250, 90], [WHOLE, Cut(30, 60, 0)]) == [(0, 0, 100), (0, 100, 200), (0, 200, 250), (1, 0, 90)]
-    assert gpu.ranges([360], [Cut(120, 240, 0)]) == [(0, 0, 120), (0, 120, 240), (0, 240, 360)]
+    assert gpu.ranges([240, 0], [Cut(120, 240, 0), Cut(0, 9, 0)]) == [
+        (0, 0, 100), (0, 100, 120), (0, 120, 220), (0, 220, 240)
+    ]  # fmt: skip
+    assert gpu.ranges([250], [Cut(250, 750, 500)]) == [(0, 0, 100), (0, 100, 200), (0, 200, 250)]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -284,3 +285,22 @@ def test_what_cannot_be_sent_says_so():
 
     with pytest.raises(RewardError, match="reward_workers: 0"):
         Scorer([Reward(locked)], workers=1, timeout=60)
+
+
+def test_partials_and_wrapped_functions_are_the_users_own(tmp_path, monkeypatch):
+    """Their own module is `functools`; what must travel is the module of what they stand for."""
+    from seedtune.tasks.functions import by_value
+
+    (tmp_path / "mine.py").write_text(
+        "import functools\ndef length(completions, weight=1, **_):\n    return [weight * len(c) for c in completions]\n"
+        "twice = functools.partial(length, weight=2)\nnamed = functools.wraps(length)(lambda *a, **k: length(*a, **k))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import mine
+
+    for function in (mine.length, mine.twice, mine.named):
+        data = cloudpickle.dumps(by_value([Reward(function)]))
+        there = "import sys, cloudpickle; f = cloudpickle.loads(sys.stdin.buffer.read())[0].function; print(f(['abc']))"
+        done = subprocess.run([sys.executable, "-c", there], input=data, capture_output=True, cwd="/", check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stdout.decode().strip() in ("[3]", "[6]")

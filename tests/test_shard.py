@@ -156,6 +156,10 @@ def test_shards_are_found_in_what_a_device_holds(world):
             assert torch.equal(place.live, place.shard.of(own[name].data))
             place.shard.of(seen).add_(float(place.shard.counts))
         assert torch.equal(seen, torch.ones(shape)), name
+    latent = Served(own, 0, world)
+    latent.W_UV = torch.zeros(1)
+    with pytest.raises(ModelError, match="copies that it made of 1 parameters"):
+        places({"a.kv_b_proj.weight": own["norm.weight"]}, ["a.kv_b_proj.weight"], latent, 0, world)
     other = {n: nn.Parameter(p + 1, False) if "proj" in n and "o_" not in n else p for n, p in own.items()}
     with pytest.raises(ModelError, match=r"does not hold 3 of 6 .*q_proj"):
         places(other, [*other], Served(own, 0, world), 0, world)

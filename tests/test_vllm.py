@@ -232,7 +232,27 @@ def test_a_run_has_the_journal_of_the_other_engine(tiny, tmp_path, kind):
     assert train("hf", 3, "vllm", resume=True)[1:] == ours[1:]
 
 
-def test_what_vllm_cannot_do_is_said(tiny, tmp_path):
+def test_a_replica_without_memory_decodes_fewer_rows_at_once(tiny, monkeypatch):
+    _, theirs = engines(tiny, "full")
+    served, serve = [], theirs._serve
+    monkeypatch.setattr(
+        theirs, "_serve", lambda requests, ended: (served.append(len(requests)), serve(requests, ended))
+    )
+    whole = said(theirs, [None] * 5, PROMPTS)
+    halves = said(theirs, [None] * 5, PROMPTS, rows_at_once=2)
+    assert served == [5, 2, 2, 1]
+    assert [c.ids for c in halves] == [c.ids for c in whole]
+
+
+def test_what_vllm_cannot_do_is_said(tiny, tmp_path, monkeypatch):
+    from seedtune.engines import vllm
+
+    with pytest.raises(ConfigError, match="device: cuda, but this vLLM runs on the CPU only"):
+        build.replica(str(tiny), None, settings(engine="vllm", device="cuda"))
+    with monkeypatch.context() as patched:
+        patched.setattr(vllm, "quantised", lambda model: {"layer.weight": None})
+        with pytest.raises(ModelError, match="cannot move a quantised base"):
+            build.replica(str(tiny), None, settings(engine="vllm"))
     for options, error, says in [
         ({"restore": "subtract"}, ConfigError, "restore: subtract"),
         (

@@ -14,7 +14,7 @@ from transformers.trainer_callback import DefaultFlowCallback
 from .config import ESConfig
 from .engines import models
 from .engines.base import Engine, Sampling
-from .engines.hf import DTYPES, HFEngine
+from .engines.hf import DTYPES, MOST_ROWS, HFEngine
 from .errors import ConfigError, RewardError
 from .es.population import Population
 from .es.update import UpdateRule
@@ -51,6 +51,17 @@ def driver(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | No
     return replica(model, tokenizer, args)
 
 
+def rows_at_once(own: Engine, tokens: int, args: ESConfig) -> int:
+    """Rows of `tokens` tokens that a replica decodes together, unless the settings say. The driver of a fleet cannot
+    know what its replicas' GPUs hold: a replica that cannot hold these takes half of them. Raises ConfigError.
+    """
+    if args.generation_batch_size:
+        return args.generation_batch_size
+    if args.fleet == "ray" and args.replica_gpus:
+        return MOST_ROWS["cuda"]
+    return own.rows_that_fit(tokens)
+
+
 def replica(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, args: ESConfig) -> Engine:
     """A replica on the engine that the settings name. Raises ConfigError, ModelError."""
     if args.engine == "hf":
@@ -63,6 +74,8 @@ def replica(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | N
     how = {name: value for name, value in _settings(args).items() if name != "device"}
     return VLLMEngine(
         model,
+        tokenizer,
+        device=args.device,
         load=load,
         how=how,
         members=args.population_size,

@@ -270,15 +270,21 @@ class ESConfig:
             )
         if self.perturbation == "lowrank" and self.restore == "subtract":
             raise ConfigError("restore: subtract is for perturbation: full; low-rank members never change the weights.")
-        if self.perturbation == "full" and self.lowrank_embeddings:
-            raise ConfigError("lowrank_embeddings is for perturbation: lowrank; with full, whatever is in scope moves.")
+        if self.perturbation == "full" and (self.lowrank_embeddings or self.lowrank_vectors):
+            which = "lowrank_embeddings" if self.lowrank_embeddings else "lowrank_vectors"
+            raise ConfigError(f"{which} is for perturbation: lowrank; with full, whatever is in scope moves.")
         if self.restore == "subtract" and self.master_dtype != "float32":
             raise ConfigError("restore: subtract keeps no master copy, so there is no master_dtype to choose.")
         if self.fleet == "ray" and self.restore != "exact":
             raise ConfigError("fleet: ray needs restore: exact: replicas that drift apart would not hold one centre.")
-        if self.engine != "vllm" and (self.vllm_tensor_parallel_size > 1 or self.vllm_max_model_length):
-            raise ConfigError("vllm_tensor_parallel_size and vllm_max_model_length are for engine: vllm.")
-        if 0 < self.replica_gpus < self.vllm_tensor_parallel_size:
+        theirs = [n for n in _VLLM_DEFAULTS if getattr(self, n) != _VLLM_DEFAULTS[n]]
+        if self.engine != "vllm" and theirs:
+            raise ConfigError(f"{', '.join(theirs)}: for engine: vllm only.")
+        if self.engine == "vllm" and ":" in self.device:
+            raise ConfigError(
+                f"engine: vllm takes the first GPU that it sees, not device: {self.device}: set CUDA_VISIBLE_DEVICES."
+            )
+        if self.fleet == "ray" and self.replica_gpus < self.vllm_tensor_parallel_size > 1:
             raise ConfigError(
                 f"a replica on {self.vllm_tensor_parallel_size} GPUs (vllm_tensor_parallel_size) needs as many: set "
                 f"replica_gpus: {self.vllm_tensor_parallel_size}, not {self.replica_gpus:g}."
@@ -378,6 +384,12 @@ _AT_LEAST = {
     "learning_rate": 0,
 }
 
+
+_VLLM_DEFAULTS = {
+    "vllm_gpu_memory_utilization": 0.9,
+    "vllm_tensor_parallel_size": 1,
+    "vllm_max_model_length": None,
+}
 
 Rule = tuple[str, str, float]
 OPERATORS: dict[str, Callable[[float, float], bool]] = {

@@ -28,6 +28,7 @@ from .fleet.local import Beside, Interrupted
 from .interrupts import Interrupts
 from .journal.folder import write_lines
 from .journal.record import Iteration
+from .perturb.device import NO_ROOM
 from .prompts import Prompts
 from .report.progress import Progress, display
 from .run import Run
@@ -47,7 +48,7 @@ class TrainResult:
 #: What is said of the master copy where it is not simply in the memory of a CPU that runs the model.
 _MASTER = {
     "device": "on the GPU, beside the weights that answer",
-    "pinned": "in the host's memory, as the GPU has no room for it: members and updates take longer to write",
+    "pinned": f"in the host's memory: {NO_ROOM}",
 }
 
 
@@ -95,7 +96,7 @@ class ESTrainer:
         self.engine = build.driver(model, processing_class, args)
         self.model, self.processing_class = self.engine.model, self.engine.tokenizer
         longest = self.prompts.encode(self.engine, args.max_completion_length)
-        rows = args.generation_batch_size or self.engine.rows_that_fit(longest)
+        rows = build.rows_at_once(self.engine, longest, args)
         chunk = args.chunk_size or 2 * rows
         rate = None if args.sigma == "auto" and args.learning_rate is None else args.alpha
         self.args = dataclasses.replace(args, learning_rate=rate, generation_batch_size=rows, chunk_size=chunk)

@@ -13,6 +13,7 @@ import resource
 import shutil
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -32,7 +33,8 @@ def main(folder: Path) -> None:
     """Raises SeedtuneError, and whatever the method raises."""
     Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     cell = json.loads((folder / "cell.json").read_text())
-    of_training = ("perturbation", "master_dtype", "lowrank_vectors", "lowrank_embeddings")
+    of_training = [f.name for f in fields(RunConfig) if f.metadata["group"] == "Fleet" or f.name.startswith("vllm_")]
+    of_training += ["perturbation", "master_dtype", "lowrank_vectors", "lowrank_embeddings", "engine"]
     to_measure = {k: v for k, v in cell["shared"].items() if k not in of_training}
     args = resolve({}, {**to_measure, "restore": "subtract", "drift_samples": 0, "temperature": 1.0})
     parts = data_and_rewards(args)

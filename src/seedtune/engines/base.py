@@ -151,6 +151,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def software(self) -> str:
+        """What decodes, beside torch and transformers, with its version; replicas must have the same."""
+        ...
+
+    @property
     def master(self) -> str:
         """Where the centre's own copy is: `host`, `device` (with the live weights), or `pinned`: in the host's memory,
         because the device has no room for it.

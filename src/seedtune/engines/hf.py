@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from .texts import Texts
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 #: Rows beyond which a batch is not faster, only larger (on a CPU: measured, see LOG.md).
-_MOST_ROWS = {"cpu": 128, "cuda": 256}
+MOST_ROWS = {"cpu": 128, "cuda": 256}
 
 
 class HFEngine:
@@ -148,7 +149,7 @@ class HFEngine:
                 f"{self._memory() / 1e9:.2g} GB may be used: raise generation_memory, or shorten the prompts or the "
                 "completions."
             )
-        return min(rows, _MOST_ROWS[self.device.type])
+        return min(rows, MOST_ROWS[self.device.type])
 
     def _memory(self) -> float:
         """Bytes for keys, values and logits: as told, else 1 GB on the CPU, half of what a GPU has free."""
@@ -283,6 +284,10 @@ class HFEngine:
         return sound
 
     # --- files --------------------------------------------------------------------------------------------------------
+
+    @property
+    def software(self) -> str:
+        return f"bitsandbytes {version('bitsandbytes')}" if self._quantised else ""
 
     @property
     def master(self) -> str:

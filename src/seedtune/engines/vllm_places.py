@@ -37,6 +37,13 @@ def places(
     held = {name.replace(".base_layer.", "."): p.data for name, p in model.named_parameters()}
     packed, mapper = getattr(model, "packed_modules_mapping", {}), renaming(model)
     found, missing = {}, []
+    copied = any(hasattr(m, "W_UK_T") or hasattr(m, "W_UV") for m in model.modules())
+    if copied and (kept := [name for name in moving if ".kv_b_proj." in name]):
+        raise ModelError(
+            f"vLLM's {type(model).__name__} answers with copies that it made of {len(kept)} parameters when it loaded "
+            f"({kept[0]}, ...: multi-head latent attention): noise would not reach them. Use engine: hf, or a scope "
+            "without them."
+        )
     for name in moving:
         mapped = name if mapper is None else mapper._map_name(name) or name
         own = parameters[name].data

@@ -153,6 +153,7 @@ class Theta:
     def set_sigma(self, sigma: float) -> None:
         self.centre.restore()
         self.centre.sigma = sigma
+        self._adapters = []
 
     def _load_adapters(self, centre: Carried, members: Sequence[Member | None]) -> list[int]:
         """Members as LoRA adapters in memory: the product of B^T [r, in] and sigma * sign * A / sqrt(r) [out, r].
@@ -220,9 +221,12 @@ class Theta:
         """What vLLM's model holds for a Hugging Face parameter now."""
         return self.places[name].detach().cpu().clone()
 
-    def centres(self, dtypes: Mapping[str, torch.dtype]) -> dict[str, torch.Tensor]:
-        """The centre, rounded once to these dtypes: the parts that are here."""
-        return {name: self.centre.centre(name, dtypes[name]) for name in self.centre.names}
+    def state_keys(self) -> list[str]:
+        return [*self.centre.state()]
+
+    def state_part(self, key: str) -> torch.Tensor:
+        """What is here of one tensor of the state, on the CPU: a GPU has no room for what comes from another."""
+        return self.centre.state()[key].cpu()
 
     def offer(self, file: Path) -> str | None:
         """The digest that a saved state of the whole model would have here; `adopt` takes it over."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ray import ObjectRef
 
 from ..errors import FleetError, SeedtuneError
+from ..perturb.device import NO_ROOM
 from ..tasks.functions import by_value
 from ..tasks.pool import Scorer
 from ..tasks.reward import Reward
@@ -63,6 +64,7 @@ class RayFleet(LocalFleet):
         self._joining: dict[ObjectRef[Any], Actor] = {}
         self._made = self._failures = self._refused = 0
         self._own_digest, self._connected = "", False
+        self._software: str | None = None
         self._connect()
 
     # --- Ray ----------------------------------------------------------------------------------------------------------
@@ -127,9 +129,12 @@ class RayFleet(LocalFleet):
             except ray.exceptions.RayError as e:
                 self._failed(replica, e)
                 continue
-            if why := joined.differs(self.engine.describe(), self._digest_now()):
+            self._software = joined.software if self._software is None else self._software
+            if why := joined.differs(self.engine.describe(), self._digest_now(), self._software):
                 self._refuse(replica, f"{replica.name} on {joined.host} {why}")
                 continue
+            if joined.master == "pinned":
+                self.note(f"{replica.name} on {joined.host} keeps the master in the host's memory: {NO_ROOM}.")
             replica.host, replica.pid, replica.expected = joined.host, joined.pid, joined.digest
             self._failures = 0
             self.dispatcher.join(replica)

@@ -39,16 +39,22 @@ class OutOfMemory(Exception):
 
 @dataclass(frozen=True)
 class Joined:
-    """What a replica says of itself when it is ready (`digest` of its weights), or that its `versions` are others."""
+    """What a replica says of itself when it is ready (`digest` of its weights, where its `master` is, the `software`
+    that decodes), or that its `versions` are others.
+    """
 
     versions: tuple[str, ...]
     host: str
     pid: int
     digest: str = ""
     model: Any = None
+    master: str = "host"
+    software: str = ""
 
-    def differs(self, described: Mapping[str, Any], digest: str) -> str:
-        """Why it cannot work for a driver whose model is this, with weights of this digest; empty: it can."""
+    def differs(self, described: Mapping[str, Any], digest: str, software: str) -> str:
+        """Why it cannot work for a driver whose model is this, with weights of this digest, beside replicas of this
+        software; empty: it can.
+        """
         if self.versions != versions():
             return (
                 f"runs {' and '.join(self.versions)}, the driver {' and '.join(versions())}: install the same on "
@@ -64,6 +70,8 @@ class Joined:
                 "repeated the updates and holds other weights than the driver: its software computes otherwise. "
                 "Versions must be the same on every node."
             )
+        if self.software != software:
+            return f"decodes by {self.software}, the replicas before it by {software}: install the same on every node."
         return ""
 
 
@@ -120,7 +128,8 @@ class Replica:
             self._update(update)
         self._digest = self.engine.digest()
         described = self.engine.describe()
-        return Joined(*who, self._digest, (described["digest"], described["scope"]))
+        model = (described["digest"], described["scope"])
+        return Joined(*who, self._digest, model, self.engine.master, self.engine.software)
 
     def _load(self) -> Engine:
         if self._files is None:

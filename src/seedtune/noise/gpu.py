@@ -4,8 +4,8 @@ Integers are 64 bits wide and wrap, and what is 32 bits wide is cut out of them.
 operations, so no compiler makes one rounding of them; no division is by a Python number, which CUDA would turn into a
 product.
 
-`out`, `source`, `weights`... are flat, contiguous tensors of float32, bfloat16 or float16 on one device. A `Cut` holds
-whole rows: see `ranges`.
+`out`, `source`, `weights`... are flat, contiguous tensors of float32, bfloat16 or float16 on one device, that begin at
+`start` of a cut and hold a part of one row of it, or whole rows: see `ranges`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ SPAN = 1 << 24
 
 
 def ranges(sizes: Sequence[int], cuts: Sequence[Cut]) -> list[Range]:
-    """Cut arrays of these sizes into (array, start, stop) of whole rows, about `SPAN` elements each."""
+    """Cut arrays of these sizes into (array, start, stop) of at most `SPAN` elements: whole rows, or parts of one."""
     found = []
     for n, (size, cut) in enumerate(zip(sizes, cuts, strict=True)):
-        span = SPAN if cut == WHOLE else max(1, SPAN // cut.columns) * cut.columns
-        found += [(n, i, min(i + span, size)) for i in range(0, size, span)]
+        row = min(cut.columns, size) or 1
+        rows = max(1, SPAN // row) * row
+        for i in range(0, size, rows):
+            end = min(i + rows, size)
+            found += [(n, j, min(j + SPAN, end)) for j in range(i, end, SPAN)]
     return found
 
 
@@ -60,7 +63,7 @@ def perturb(
     out: torch.Tensor, source: torch.Tensor, scale: float, key: Key, parameter: int, start: int = 0, cut: Cut = WHOLE
 ) -> None:
     """out = round(source + float32(scale) * noise), as `cpu.perturb`; `source` may be on the host, in pinned memory."""
-    tile = source.to(out.device, torch.float32, non_blocking=True)
+    tile = source.to(out.device, non_blocking=True).float()
     if scale != 0:
         noise = _normals(key, parameter, *_runs(len(out), start, cut, out.device))
         tile = noise.mul_(float(np.float32(scale))).add_(tile)
@@ -85,7 +88,7 @@ def update(
     """As `cpu.update`, on `device` (default: where the weights are; they may be in pinned memory of the host)."""
     device = device or weights.device
     first_R, columns = _runs(len(weights), start, cut, device)
-    before = weights.to(device, torch.float32)
+    before = weights.to(device).float()
     g = torch.zeros_like(before)
     for q, (key, c) in enumerate(zip(keys, coefficients.tolist(), strict=True)):
         if factors is None:
@@ -94,7 +97,7 @@ def update(
             noise = _low_rank(factors, q, start, len(weights), device)
         g.add_(noise.mul_(c))
     m, v = momentum.to(device), second_moment.to(device)
-    after = _step(before, g, m, v, None if anchor is None else anchor.to(device, torch.float32), step)
+    after = _step(before, g, m, v, None if anchor is None else anchor.to(device).float(), step)
     momentum.copy_(m)
     second_moment.copy_(v)
     moved = float((after - before).double().square().sum())
@@ -125,9 +128,9 @@ def _table(device: torch.device) -> torch.Tensor:
 
 def _runs(size: int, start: int, cut: Cut, device: torch.device) -> tuple[torch.Tensor, int]:
     """The indices, in the whole parameter, of the first elements of the rows, and how long these are."""
-    if cut == WHOLE:
-        return torch.tensor([start], device=device), size
-    row = start // cut.columns
+    row, column = divmod(start, cut.columns)
+    if column + size <= cut.columns:
+        return torch.tensor([cut.first + row * cut.width + column], device=device), size
     return cut.first + cut.width * torch.arange(row, row + size // cut.columns, device=device), cut.columns
 
 

@@ -154,8 +154,6 @@ class Centre:
         moved = self.store.update(keys, merged, step, self.factors(keys), rounding, self._anchors)
         if self.exact:
             self.store.write()
-        else:
-            self.store.push()
         self._changed()
         return math.sqrt(math.fsum(squares for n, squares in moved if self.shards[n].counts))
 
@@ -206,7 +204,6 @@ class Centre:
         self.steps = steps
         if self.exact:
             self.store.write()
-        self.store.push()
         self._changed()
 
     def part_of(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -15,6 +15,8 @@ from ..noise.cpu import Cut, Factors, Step
 from ..noise.spec import Key
 from .quantised import Quantised
 
+#: What it means to the user when the master is not beside the live weights.
+NO_ROOM = "the GPU has no room for it, so members and updates take longer to write"
 #: Bytes that are left free on a device: what an update works with for a while, and some air.
 _SPARED = 4 << 30
 
@@ -46,24 +48,26 @@ class Device:
             if not isinstance(parameter, nn.Parameter):
                 assert master is not None, "a quantised weight moves by its master"
                 self._live.append(None)
-                self.centre.append(self._keep(parameter.values().to(master)))
+                self.centre.append(self._keep(parameter.values(), master))
                 continue
             base = parameter.data
             parameter.data = base.to(self.device, dtype).contiguous() if live is None else live[n].copy_(base)
             flat = parameter.data.view(-1)
             self._live.append(flat)
-            self.centre.append(flat if master is None else self._keep(base.to(master)))
-        self._m = [self._keep(torch.zeros(n if moments > 0 else 0)) for n in sizes]
-        self._v = [self._keep(torch.zeros(n if moments > 1 else 0)) for n in sizes]
+            self.centre.append(flat if master is None else self._keep(base, master))
+        self._m = [self._room(n if moments > 0 else 0).zero_() for n in sizes]
+        self._v = [self._room(n if moments > 1 else 0).zero_() for n in sizes]
         self.ranges = gpu.ranges(sizes, cuts)
 
-    def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A flat copy where the master is."""
-        flat = tensor.contiguous().view(-1)
+    def _room(self, size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Memory where the master is."""
         if self.kind == "device":
-            return flat.to(self.device, copy=True)
-        kept = torch.empty(len(flat), dtype=flat.dtype, pin_memory=self.device.type == "cuda")
-        return kept.copy_(flat)
+            return torch.empty(size, dtype=dtype, device=self.device)
+        return torch.empty(size, dtype=dtype, pin_memory=self.device.type == "cuda")
+
+    def _keep(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """A flat copy there."""
+        return self._room(tensor.numel(), dtype).copy_(tensor.reshape(-1))
 
     def write(self, scale: float = 0.0, key: Key = (0, 0)) -> None:
         for n, a, b in self.ranges:
@@ -72,9 +76,6 @@ class Device:
         for n, parameter in enumerate(self.parameters):
             if not isinstance(parameter, nn.Parameter):
                 parameter.write(self.rounded(n, torch.float32).view(parameter.shape))
-
-    def push(self) -> None:
-        """Nothing to do: what is written is live."""
 
     def update(
         self,

@@ -21,8 +21,8 @@ FORMATS = {torch.float32: cpu.F32, torch.bfloat16: cpu.BF16, torch.float16: cpu.
 class Host:
     """Keeps the master of `parameters`, in the dtype `master` (None: the live weights are the centre), and as many
     moments as the update's rule asks for. The live weights, the parameters' data in `dtype` (or the tensors `live`),
-    are written by way of a host buffer where they are not on the CPU; a quantised layer is given numbers to quantise.
-    `ids` and `cuts` say which noise is whose.
+    are on the CPU, too; a quantised layer, wherever it is, is given numbers to quantise. `ids` and `cuts` say which
+    noise is whose.
     """
 
     kind = "host"
@@ -40,21 +40,19 @@ class Host:
     ) -> None:
         self.parameters, self.ids, self.cuts = parameters, ids, cuts
         self._live: list[Weights] = []
-        self._staging: list[torch.Tensor | None] = []
         self.centre: list[Weights] = []
         for n, parameter in enumerate(parameters):
             if not isinstance(parameter, nn.Parameter):
                 assert master is not None, "a quantised weight moves by its master"
                 self.centre.append(host_weights(parameter.values().to(master).contiguous()))
                 self._live.append(NO_WEIGHTS)
-                self._staging.append(None)
                 continue
             base = parameter.data
             if master is not None:
                 own = base.to("cpu", master, copy=base.dtype != master or dtype == master)
                 self.centre.append(host_weights(own.contiguous()))
             parameter.data = base.to(dtype).contiguous() if live is None else live[n].copy_(base)
-            self._live.append(self._reach(parameter.data))
+            self._live.append(host_weights(parameter.data))
             if master is None:
                 self.centre.append(self._live[-1])
         empty, sizes = np.empty(0, np.float32), [len(w) for w in self.centre]
@@ -62,16 +60,6 @@ class Host:
         self._v = [np.zeros(n, np.float32) if moments > 1 else empty for n in sizes]
         self.ranges = cpu.ranges(sizes)
         self._live_ranges = cpu.ranges(len(w) for w in self._live)
-
-    def _reach(self, live: torch.Tensor) -> Weights:
-        """Live weights as numba writes them: themselves, or a buffer for them."""
-        if live.device.type == "cpu":
-            self._staging.append(None)
-            return host_weights(live)
-        buffer = torch.empty(live.shape, dtype=live.dtype, pin_memory=torch.cuda.is_available())
-        buffer.copy_(live)
-        self._staging.append(buffer)
-        return host_weights(buffer)
 
     def write(self, scale: float = 0.0, key: Key = (0, 0)) -> None:
         """live = round(centre + scale * noise); of quantised layers the centre alone."""
@@ -84,13 +72,6 @@ class Host:
         for n, parameter in enumerate(self.parameters):
             if not isinstance(parameter, nn.Parameter):
                 parameter.write(self.rounded(n, torch.float32).view(parameter.shape))
-        self.push()
-
-    def push(self) -> None:
-        """Bring buffers to where the live weights are."""
-        for parameter, buffer in zip(self.parameters, self._staging, strict=True):
-            if buffer is not None and isinstance(parameter, nn.Parameter):
-                parameter.data.copy_(buffer, non_blocking=True)
 
     def update(
         self,

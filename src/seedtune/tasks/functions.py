@@ -59,7 +59,10 @@ def by_value(rewards: Sequence[Reward]) -> list[Reward]:
 
 def _is_own(reward: Reward) -> bool:
     """Whether a function is the user's: not of an installed package. Its module is then sent along."""
-    module = sys.modules.get(getattr(reward.function, "__module__", None) or type(reward.function).__module__)
+    function = reward.function
+    while inner := getattr(function, "func", None) or getattr(function, "__wrapped__", None):
+        function = inner  # of a partial, of a decorated function
+    module = sys.modules.get(getattr(function, "__module__", None) or type(function).__module__)
     file = getattr(module, "__file__", None)
     installed = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib", "stdlib")}
     if module is None or file is None or module.__name__.split(".")[0] == "seedtune":
