@@ -294,7 +294,8 @@ def test_partials_and_wrapped_functions_are_the_users_own(tmp_path, monkeypatch)
     (tmp_path / "mine.py").write_text(
         "import functools\n"
         "def length(completions, weight=1, **_):\n    return [weight * len(c) for c in completions]\n"
-        "twice = functools.partial(length, weight=2)\nnamed = functools.wraps(length)(lambda *a, **k: length(*a, **k))\n"
+        "twice = functools.partial(length, weight=2)\n"
+        "named = functools.wraps(length)(lambda *a, **k: length(*a, **k))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     import mine
