@@ -291,16 +291,16 @@ def test_partials_and_wrapped_functions_are_the_users_own(tmp_path, monkeypatch)
     """Their own module is `functools`; what must travel is the module of what they stand for."""
     from seedtune.tasks.functions import by_value
 
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "own_partials.py").write_text(
         "import functools\n"
         "def length(completions, weight=1, **_):\n    return [weight * len(c) for c in completions]\n"
         "twice = functools.partial(length, weight=2)\n"
         "named = functools.wraps(length)(lambda *a, **k: length(*a, **k))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    import mine
+    import own_partials
 
-    for function in (mine.length, mine.twice, mine.named):
+    for function in (own_partials.length, own_partials.twice, own_partials.named):
         data = cloudpickle.dumps(by_value([Reward(function)]))
         there = "import sys, cloudpickle; f = cloudpickle.loads(sys.stdin.buffer.read())[0].function; print(f(['abc']))"
         done = subprocess.run([sys.executable, "-c", there], input=data, capture_output=True, cwd="/", check=False)
