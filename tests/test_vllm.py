@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 pytest.importorskip("vllm")
 
 from seedtune import ESConfig, ESTrainer, build
+from seedtune.config import VLLM_DEFAULTS
 from seedtune.engines.base import Completion, Sampling
 from seedtune.errors import ConfigError, ModelError
 from seedtune.es.population import Member, Population
@@ -41,11 +44,11 @@ def engines(model, kind, **options):
     """The two engines on one model; made once, as starting vLLM takes seconds."""
     key = (str(model), kind, *options.items())
     if key not in ENGINES:
-        args = settings(**KINDS[kind], **options)
+        theirs = settings(**KINDS[kind], **options, engine="vllm")
         ENGINES.clear()
         ENGINES[key] = (
-            build.replica(str(model), None, args),
-            build.replica(str(model), None, ESConfig(**{**args.to_dict(), "engine": "vllm"})),
+            build.replica(str(model), None, replace(theirs, engine="hf", **VLLM_DEFAULTS)),
+            build.replica(str(model), None, theirs),
         )
     return ENGINES[key]
 

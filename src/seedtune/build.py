@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_callback import DefaultFlowCallback
 
-from .config import ESConfig
+from .config import VLLM_DEFAULTS, ESConfig
 from .engines import models
 from .engines.base import Engine, Sampling
 from .engines.hf import DTYPES, MOST_ROWS, HFEngine
@@ -46,8 +46,7 @@ def driver(model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | No
     """The trainer's own replica. Beside a fleet it only updates, saves and measures, and takes no GPU."""
     if args.fleet == "ray":
         device = "cpu" if args.replica_gpus else args.device
-        plain: dict[str, Any] = {"engine": "hf", "vllm_tensor_parallel_size": 1, "vllm_max_model_length": None}
-        args = dataclasses.replace(args, device=device, **plain)
+        args = dataclasses.replace(args, engine="hf", device=device, **VLLM_DEFAULTS)
     return replica(model, tokenizer, args)
 
 

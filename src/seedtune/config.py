@@ -277,7 +277,7 @@ class ESConfig:
             raise ConfigError("restore: subtract keeps no master copy, so there is no master_dtype to choose.")
         if self.fleet == "ray" and self.restore != "exact":
             raise ConfigError("fleet: ray needs restore: exact: replicas that drift apart would not hold one centre.")
-        theirs = [n for n in _VLLM_DEFAULTS if getattr(self, n) != _VLLM_DEFAULTS[n]]
+        theirs = [n for n in VLLM_DEFAULTS if getattr(self, n) != VLLM_DEFAULTS[n]]
         if self.engine != "vllm" and theirs:
             raise ConfigError(f"{', '.join(theirs)}: for engine: vllm only.")
         if self.engine == "vllm" and ":" in self.device:
@@ -385,7 +385,8 @@ _AT_LEAST = {
 }
 
 
-_VLLM_DEFAULTS = {
+#: What belongs to one engine, and what it is for the other.
+VLLM_DEFAULTS: dict[str, Any] = {
     "vllm_gpu_memory_utilization": 0.9,
     "vllm_tensor_parallel_size": 1,
     "vllm_max_model_length": None,

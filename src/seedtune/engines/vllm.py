@@ -361,7 +361,7 @@ class VLLMEngine:
         """The workers' centre, unfused, in the base model's dtypes; `model` holds it then, too."""
         for name, shards in self._shards.items():  # one by one: each is held twice for a moment
             parameter = self.model.get_parameter(name)
-            parameter.data = join(shards, self._do("centre", name, parameter.dtype))
+            parameter.data = join(shards, self._do("centre_part", name, parameter.dtype))
         models.save(folder, self.model, self.tokenizer, self.model.state_dict(), self.model.dtype)
 
     def save_state(self, file: Path) -> None:

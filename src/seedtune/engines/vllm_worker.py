@@ -221,6 +221,10 @@ class Theta:
         """What vLLM's model holds for a Hugging Face parameter now."""
         return self.places[name].detach().cpu().clone()
 
+    def centre_part(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """What is here of a parameter of the centre, rounded once, on the CPU."""
+        return self.centre.centre(name, dtype)
+
     def state_keys(self) -> list[str]:
         return [*self.centre.state()]
 
