@@ -30,7 +30,7 @@ from seedtune import build
 from seedtune.config import ESConfig
 from seedtune.engines import models
 from seedtune.engines.base import Engine, Sampling
-from seedtune.engines.vllm import spare_numba
+from seedtune.engines.vllm_start import spare_numba
 from seedtune.es.population import Member, Population
 from seedtune.tasks import conciseness, countdown
 from vllm import LLM, SamplingParams

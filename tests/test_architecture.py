@@ -35,7 +35,7 @@ MAY_IMPORT = {
 }
 ONLY_IN = {
     "triton": {"noise/gpu.py"},
-    "vllm": {"engines/vllm.py", "engines/vllm_worker.py"},
+    "vllm": {"engines/vllm.py", "engines/vllm_start.py", "engines/vllm_worker.py"},
     "ray": {"fleet/ray.py", "fleet/ray_actor.py", "fleet/ray_scoring.py"},
     "trl": {"compare/rl.py"},
     "bitsandbytes": set(),  # whoever has such layers has imported it

@@ -60,11 +60,11 @@ def said(engine, members, prompts, length=24, **options):
 
 
 def test_versions_are_checked(monkeypatch):
-    from seedtune.engines import vllm
+    from seedtune.engines import vllm_start
 
-    monkeypatch.setattr(vllm, "version", lambda package: "0.19.1")
+    monkeypatch.setattr(vllm_start, "version", lambda package: "0.19.1")
     with pytest.raises(ConfigError, match=r"0\.19\.1 is installed"):
-        vllm.check_version()
+        vllm_start.check_version()
 
 
 def test_a_member_reaches_every_element_of_the_scope(tiny):

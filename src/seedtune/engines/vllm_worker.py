@@ -33,8 +33,8 @@ from ..perturb.scope import select, select_layers
 from ..perturb.shard import Shard, draw_factors
 from . import models
 from .hf import DTYPES
-from .vllm import spare_numba
 from .vllm_places import places, renaming
+from .vllm_start import spare_numba
 
 spare_numba()
 
