@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from seedtune import ESConfig, build
-from seedtune.config import parse_rule
 from seedtune.config_file import read, to_yaml
 from seedtune.errors import ConfigError
 from seedtune.recipe import RunConfig
+from seedtune.values import parse_rule
 
 
 def test_what_a_run_writes_it_can_read(tmp_path):

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, ClassVar, TypeVar
@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from .errors import ConfigError
 from .es.shaping import SHAPINGS
 from .es.update import OPTIMIZERS
-from .values import coerce, one_of
+from .values import coerce, one_of, parse_rule
 
 C = TypeVar("C")
 
@@ -391,22 +391,3 @@ VLLM_DEFAULTS: dict[str, Any] = {
     "vllm_tensor_parallel_size": 1,
     "vllm_max_model_length": None,
 }
-
-Rule = tuple[str, str, float]
-OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    "<=": lambda a, b: a <= b,
-    ">=": lambda a, b: a >= b,
-    "<": lambda a, b: a < b,
-    ">": lambda a, b: a > b,
-}
-
-
-def parse_rule(rule: str) -> Rule:
-    """`'eval/correct < 0.5'` as (metric, operator, number). Raises ConfigError."""
-    match = re.fullmatch(r"\s*(\S+?)\s*(<=|>=|<|>)\s*([-+0-9.eE]+)\s*", rule)
-    try:
-        if match:
-            return match[1], match[2], float(match[3])
-    except ValueError:
-        pass
-    raise ConfigError(f"stop_at: {rule!r} is not of the form 'metric < number' (or <=, >, >=).")

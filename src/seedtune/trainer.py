@@ -16,7 +16,7 @@ from transformers.trainer_callback import CallbackHandler
 from . import build
 from .build import RewardFuncs
 from .calibrate import calibrate
-from .config import OPERATORS, ESConfig, parse_rule
+from .config import ESConfig
 from .engines.base import Sampling
 from .errors import ConfigError, DataError, RewardError, SeedtuneError
 from .es import shaping, update
@@ -33,6 +33,7 @@ from .prompts import Prompts
 from .report.progress import Progress, display
 from .run import Run
 from .tasks.pool import Scorer
+from .values import OPERATORS, parse_rule
 
 
 @dataclasses.dataclass(frozen=True)

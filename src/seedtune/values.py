@@ -1,10 +1,11 @@
-"""Values of settings: as the kind that a setting declares, or one of its choices."""
+"""Values of settings: as the kind that a setting declares, one of its choices, or a rule."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .errors import ConfigError
@@ -67,3 +68,23 @@ _KINDS = {
     "dict[str, Any]": "a mapping",
     "str | list[str]": "a text or a list of texts",
 }
+
+
+Rule = tuple[str, str, float]
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<=": lambda a, b: a <= b,
+    ">=": lambda a, b: a >= b,
+    "<": lambda a, b: a < b,
+    ">": lambda a, b: a > b,
+}
+
+
+def parse_rule(rule: str) -> Rule:
+    """`'eval/correct < 0.5'` as (metric, operator, number). Raises ConfigError."""
+    match = re.fullmatch(r"\s*(\S+?)\s*(<=|>=|<|>)\s*([-+0-9.eE]+)\s*", rule)
+    try:
+        if match:
+            return match[1], match[2], float(match[3])
+    except ValueError:
+        pass
+    raise ConfigError(f"stop_at: {rule!r} is not of the form 'metric < number' (or <=, >, >=).")
