@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from seedtune.errors import ConfigError, ModelError
 from seedtune.es import update
 from seedtune.es.population import Member, Population
 from seedtune.es.update import UpdateRule
 from seedtune.noise import cpu, spec
+from seedtune.perturb.device import Device
 from seedtune.perturb.full import FullRank
+from seedtune.perturb.host import Host
 from seedtune.perturb.lowrank import LowRank
 from seedtune.perturb.scope import select, select_layers
 from tiny import tiny_gpt2, tiny_llama
@@ -256,3 +259,33 @@ def test_on_a_gpu_the_same_bits():
         p.perturb(Member(1, 0, 0, 1))
     assert all(torch.equal(a, b.cpu()) for a, b in zip(cpu_model.parameters(), gpu_model.parameters(), strict=True))
     assert on_cpu.digest() == on_gpu.digest()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "how", [{"restore": "subtract"}, {"keep_base": True}, {"keep_base": True, "master": torch.bfloat16}]
+)
+def test_both_stores_hold_the_same_bits(how, dtype):
+    """Members, their way back, an update, the base and the distance from it: numba's, and torch's."""
+    seen = []
+    for store in (Host, Device):
+        torch.manual_seed(0)
+        parameters = {"a": nn.Parameter(torch.randn(33, 17), False), "b": nn.Parameter(torch.randn(40), False)}
+        centre = FullRank(parameters, seed=1, sigma=0.1, dtype=dtype, store=store, **how)
+
+        def live(centre=centre):
+            return [p.data.clone() for p in centre.parameters]
+
+        centre.become([Member(1, 0, 0, 1)])
+        bits = live()
+        centre.become([None])
+        centre.update(Population(4).ask(1), np.array([0.1, 0.2, -0.3, 0.4], np.float32), 0.2)
+        bits += live()
+        if centre.keeps_base:
+            with centre.as_base():
+                bits += live()
+            bits += [*live(), torch.tensor(centre.distance())]
+        seen.append((centre.digest(), bits))
+    (ours, a), (theirs, b) = seen
+    assert ours == theirs
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
