@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import time
 from dataclasses import replace
 from functools import partial
@@ -376,12 +377,27 @@ def test_a_replica_that_differs_is_refused_and_named(tmp_path, tiny_folder, monk
 
 
 def test_a_cluster_that_does_not_answer_is_an_error(monkeypatch):
+    """Ray itself would go on trying for minutes; and of a token it says little."""
+
+    def join(address):
+        cluster = Cluster(1, address)
+        fleet.RayFleet(None, None, None, chunk_size=1, seed=0, cluster=cluster, make=None, model="")
+
     def refuse(**options):
-        raise ConnectionError("nobody at 10.0.0.9:6379")
+        raise ConnectionError("InvalidAuthToken.\nAnd more.")
 
     monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(FleetError, match=r"cannot reach the Ray cluster at 10\.0\.0\.9"):
-        fleet.RayFleet(None, None, None, chunk_size=1, seed=0, cluster=Cluster(1, "10.0.0.9:6379"), make=None, model="")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(FleetError, match="address is host:port"):
+        join("10.0.0.9")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(FleetError, match=f"nothing answers at {address} .*: is `ray start --head` running"):
+            join(address)
+        server.listen()
+        with pytest.raises(FleetError, match=f"at {address} did not let us in: InvalidAuthToken. Is the token"):
+            join(address)
 
 
 @pytest.mark.parametrize(

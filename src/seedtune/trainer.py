@@ -364,7 +364,7 @@ class ESTrainer:
             ("population", f"{a.population_size} {kind} members{mirrored}, {asked} prompts each an iteration"),
             ("step", f"sigma {a.sigma:g}, learning rate {a.alpha:g}, {a.optimizer}"),
             ("reward", ", ".join(r.name for r in self.rewards)),
-            *([("fleet", f"Ray, {a.replicas} replicas, {a.replica_cpus} threads each")] if a.fleet == "ray" else []),
+            *([("fleet", _fleet(a.replicas, a.replica_cpus))] if a.fleet == "ray" else []),
             ("output", str(self.run.folder.path)),
         ]
 
@@ -375,3 +375,7 @@ def _quantised(layers: Mapping[str, str], master: str) -> str:
         f"{len(layers)} layers stay {kinds}; their master is {master}, from which they are quantised anew after an "
         "update: small steps show in answers once they have added up"
     )
+
+
+def _fleet(replicas: int, threads: int) -> str:
+    return f"Ray, {replicas} replica{'s' * (replicas > 1)} of {threads} thread{'s' * (threads > 1)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Cluster:
         can reach is met with a token, unless RAY_AUTH_MODE says otherwise. Raises FleetError when it is too late.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
         if self.address is None:
             os.environ.setdefault(_LOOPBACK, "0")
         if not self.beyond_this_machine or "RAY_AUTH_MODE" in os.environ:
@@ -54,6 +56,33 @@ class Cluster:
                 "use a token: set RAY_AUTH_MODE=token (or =disabled, to go without) before this program starts."
             )
         os.environ["RAY_AUTH_MODE"] = "token"
+
+    def knock(self) -> None:
+        """Raises FleetError when nothing answers at the address: Ray itself would go on trying for minutes."""
+        if self.address in (None, "auto") or str(self.address).startswith("ray://"):
+            return
+        host, _, port = str(self.address).rpartition(":")
+        if not host or not port.isdecimal():
+            raise FleetError(
+                f"address is host:port (of `ray start --head`, port 6379 unless told), not {self.address}."
+            )
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        except OSError as e:
+            raise FleetError(
+                f"nothing answers at {self.address} ({e}): is `ray start --head` running there, is the port right, "
+                "does a firewall let it through?"
+            ) from e
+
+    def not_let_in(self, why: str) -> str:
+        """What to say when Ray cannot be reached, or started."""
+        first = next((line.strip().rstrip(".") for line in why.splitlines() if line.strip()), "no reason given")
+        if self.address is None:
+            return f"cannot start Ray on this machine: {first}. See docs/cluster.md."
+        return (
+            f"the Ray cluster at {self.address} did not let us in: {first}. Is the token (~/.ray/auth_token, or "
+            "RAY_AUTH_TOKEN) that of the head, copied from there, and Ray of the same version? See docs/cluster.md."
+        )
 
     def room(self, nodes: Sequence[Mapping[str, Any]]) -> int:
         """How many replicas fit on the cluster's nodes (as `ray.nodes()` describes them), when nothing else runs."""

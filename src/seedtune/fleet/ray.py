@@ -27,9 +27,9 @@ from .cluster import Cluster
 from .dispatch import Dispatcher, Tally, Worker
 from .local import LocalFleet, MayLeave, OnPart
 from .plan import Questions, Work
-from .ray_actor import Actor, first_line, other_weights
+from .ray_actor import Actor, RayReplica, first_line, hush, other_weights
 from .ray_scoring import RayScorer
-from .replica import Joined, MakeEngine, Replica, Update, versions
+from .replica import Joined, MakeEngine, Update, versions
 from .rows import Part, ReplicaScorer
 from .wire import pack
 
@@ -65,6 +65,7 @@ class RayFleet(LocalFleet):
         self._made = self._failures = self._refused = 0
         self._own_digest, self._connected = "", False
         self._software: str | None = None
+        self._answered, self._lost = False, 0
         self._connect()
 
     # --- Ray ----------------------------------------------------------------------------------------------------------
@@ -74,11 +75,13 @@ class RayFleet(LocalFleet):
         here = {"num_cpus": c.cpus * c.replicas, "num_gpus": c.gpus * c.replicas or None, "include_dashboard": False}
         options: dict[str, Any] = {"address": c.address} if c.address else {"address": "local", **here}
         self._ours = not ray.is_initialized()
+        if self._ours:
+            c.knock()
+            hush()
         try:
             ray.init(**options, log_to_driver=False, ignore_reinit_error=True, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as e:
-            where = f"the Ray cluster at {c.address}" if c.address else "Ray on this machine"
-            raise FleetError(f"cannot reach {where}: {e} See docs/cluster.md.") from e
+            raise FleetError(c.not_let_in(str(e))) from e
         self._connected = True
         nodes = ray.nodes()
         room = c.room(nodes)
@@ -100,7 +103,7 @@ class RayFleet(LocalFleet):
         """Start a replica; it joins when it holds the centre."""
         self._made += 1
         c = self.cluster
-        remote = ray.remote(Replica).options(num_cpus=c.cpus, num_gpus=c.gpus, scheduling_strategy="SPREAD")
+        remote = ray.remote(RayReplica).options(num_cpus=c.cpus, num_gpus=c.gpus, scheduling_strategy="SPREAD")
         actor = remote.remote(self.make, self.model, self.population, self._shared)
         replica = Actor(f"replica-{self._made}", actor, self.engine.texts.completion, self.note)
         self._joining[self._join(replica)] = replica
@@ -138,6 +141,8 @@ class RayFleet(LocalFleet):
             replica.host, replica.pid, replica.expected = joined.host, joined.pid, joined.digest
             self._failures = 0
             self.dispatcher.join(replica)
+            if self._answered:
+                self.note(f"{replica.name} on {joined.host} has joined.")
         self.dispatcher.settle()
 
     def _refuse(self, replica: Actor, why: str) -> None:
@@ -163,7 +168,12 @@ class RayFleet(LocalFleet):
     def _on_lost(self, worker: Worker, why: str) -> None:
         assert isinstance(worker, Actor)
         self._refused += not worker.replaceable
-        what = "its work goes to others" if worker.replaceable else "it was removed, and its work goes to others"
+        self._lost += 1
+        what = (
+            "its work goes to others, and another is started"
+            if worker.replaceable
+            else "it was removed, and its work goes to others"
+        )
         self.note(f"{worker.name} on {worker.host} is gone ({why.splitlines()[0] if why else 'no reason'}); {what}.")
         ray.kill(worker.actor)
         if self._refused >= self.cluster.replicas:
@@ -176,8 +186,8 @@ class RayFleet(LocalFleet):
         chunks, replicas = len(self.plan(self.population.size, questions, 1)), self.cluster.replicas
         if chunks < replicas:
             self.note(
-                f"An iteration has {chunks} chunks for {replicas} replicas: some will idle. A chunk_size smaller than "
-                f"{self.chunk_size} makes more chunks of it; a resumed run must keep its own."
+                f"An iteration has {chunks} chunk{'s' * (chunks > 1)} for {replicas} replicas: some will idle. A "
+                f"chunk_size smaller than {self.chunk_size} makes more chunks of it; a resumed run must keep its own."
             )
 
     def scorer(self, rewards: Sequence[Reward], *, workers: int | None, timeout: float) -> Scorer:
@@ -218,6 +228,12 @@ class RayFleet(LocalFleet):
                     )
                 self._welcome(wait=1.0)
                 on_part(0, Part({}))
+            there = len(self.dispatcher.workers)
+            if not self._answered and there < self.cluster.replicas:
+                self.note(
+                    f"{there} of {self.cluster.replicas} replicas are ready, and begin; others join as they come."
+                )
+            self._answered = True
             self.tally = self.dispatcher.run(works, on_answer, tick, may_leave)
         return self.tally.left
 
@@ -284,9 +300,10 @@ class RayFleet(LocalFleet):
             "fleet/fastest": max(speeds, default=0.0),
             "fleet/bytes_sent": max((r.sent for r in replicas), default=0),
             "fleet/bytes_received": max((r.received for r in replicas), default=0),
-            "fleet/lost": len(self.tally.lost),
+            "fleet/lost": self._lost,
             "fleet/asked_twice": self.tally.twice,
         }
+        self._lost = 0
         for replica in replicas:
             replica.sent = replica.received = replica.tokens = 0
         return {name: float(value) for name, value in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -12,9 +13,17 @@ from ray import ObjectRef
 from ..errors import SeedtuneError
 from .dispatch import WorkerLost
 from .plan import Asked, Work
-from .replica import OutOfMemory
+from .replica import Joined, OutOfMemory, Replica
 from .rows import Part
 from .wire import ToCompletion, pack, pack_asked, pack_work, unpack, unpack_parts
+
+
+class RayReplica(Replica):
+    """Says of itself where it is by the address that the cluster knows: names of machines may be shared."""
+
+    def join(self, *args: Any) -> Joined:
+        joined = super().join(*args)
+        return dataclasses.replace(joined, host=f"{ray.util.get_node_ip_address()} ({joined.host})")
 
 
 class Actor:
@@ -95,6 +104,15 @@ def chained(
 
     ref.future().add_done_callback(done)
     return out
+
+
+def hush() -> None:
+    """Ray prints what its daemons say of lost workers, a paragraph each, on the driver's standard output; the fleet
+    says it in a line.
+    """
+    worker = ray._private.worker
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda *_, **__: None
 
 
 def other_weights(theirs: str, own: str) -> str:

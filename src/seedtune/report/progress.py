@@ -63,6 +63,8 @@ class Progress:
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         self.centre.append((step, metrics["eval/reward"]))
         self.done = 0
+        if self.step == self._first:  # what it took to begin says nothing of what is to come
+            self._started = time.monotonic()
 
     def finish(self, summary: Summary) -> None:
         """The run is over."""
