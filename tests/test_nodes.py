@@ -22,7 +22,8 @@ pytest.importorskip("ray")
 BIN = Path(sys.executable).parent
 TOKEN = "seedtune-test-0123456789abcdef0123456789abcdef"
 ENVIRONMENT = {
-    **os.environ, "RAY_AUTH_TOKEN": TOKEN, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0",
+    **{name: value for name, value in os.environ.items() if name != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"},
+    "RAY_AUTH_TOKEN": TOKEN, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0",
     "OMP_NUM_THREADS": "1", "RAY_health_check_initial_delay_ms": "2000", "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "2000", "RAY_health_check_failure_threshold": "3",
 }  # fmt: skip
@@ -44,22 +45,33 @@ pytestmark = pytest.mark.skipif(not _possible(), reason="network namespaces need
 
 
 class Nodes:
-    """Namespaces `seedtune1`, `seedtune2`, ... on one bridge, at 10.77.0.1, 10.77.0.2, ..."""
+    """Namespaces on one bridge, at 10.77.0.1, 10.77.0.2, ...; their names are this process's own, as what a killed run
+    left behind may take a while to go.
+    """
 
     def __init__(self, count, folder):
-        self.count, self.folder = count, folder
-        ip("link", "add", "seedtune0", "type", "bridge")
-        ip("link", "set", "seedtune0", "up")
+        self.count, self.folder, self.tag = count, folder, f"st{os.getpid() % 100000}"
+        self._ip("link", "add", f"{self.tag}b", "type", "bridge")
+        self._ip("link", "set", f"{self.tag}b", "up")
         for n in range(1, count + 1):
-            ip("netns", "add", f"seedtune{n}")
-            ip("link", "add", f"seedtune-{n}", "type", "veth", "peer", "name", "eth0", "netns", f"seedtune{n}")
-            ip("link", "set", f"seedtune-{n}", "master", "seedtune0", "up")
-            ip("-n", f"seedtune{n}", "addr", "add", f"10.77.0.{n}/24", "dev", "eth0")
-            ip("-n", f"seedtune{n}", "link", "set", "eth0", "up")
-            ip("-n", f"seedtune{n}", "link", "set", "lo", "up")
+            space, wire = self.space(n), f"{self.tag}v{n}"
+            self._ip("netns", "add", space)
+            self._ip("link", "add", wire, "type", "veth", "peer", "name", "eth0", "netns", space)
+            self._ip("link", "set", wire, "master", f"{self.tag}b", "up")
+            self._ip("-n", space, "addr", "add", f"10.77.0.{n}/24", "dev", "eth0")
+            self._ip("-n", space, "link", "set", "eth0", "up")
+            self._ip("-n", space, "link", "set", "lo", "up")
+
+    def space(self, n):
+        return f"{self.tag}n{n}"
+
+    @staticmethod
+    def _ip(*words):
+        done = ip(*words)
+        assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
 
     def command(self, n, *words, nice=0):
-        return ["ip", "netns", "exec", f"seedtune{n}", "nice", "-n", str(nice), *map(str, words)]
+        return ["ip", "netns", "exec", self.space(n), "nice", "-n", str(nice), *map(str, words)]
 
     def start(self, n, nice=0):
         """A real `ray start`, with one core; `nice` makes it slow."""
@@ -75,10 +87,10 @@ class Nodes:
         assert done.returncode == 0, said
 
     def cut(self, n, off=True):
-        ip("link", "set", f"seedtune-{n}", "down" if off else "up")
+        self._ip("link", "set", f"{self.tag}v{n}", "down" if off else "up")
 
     def pids(self, n):
-        return [int(pid) for pid in ip("netns", "pids", f"seedtune{n}").stdout.split()]
+        return [int(pid) for pid in ip("netns", "pids", self.space(n)).stdout.split()]
 
     def answering(self, n):
         """Processes of a node that are answering a chunk now."""
@@ -88,7 +100,7 @@ class Nodes:
                 title = Path(f"/proc/{pid}/cmdline").read_bytes()
             except OSError:
                 continue
-            if title.startswith(b"ray::Replica.answer"):
+            if title.startswith(b"ray::RayReplica.answer"):
                 found.append(pid)
         return found
 
@@ -97,8 +109,8 @@ class Nodes:
             for pid in self.pids(n):
                 os.kill(pid, signal.SIGKILL)
         for n in range(1, self.count + 1):
-            ip("netns", "del", f"seedtune{n}")
-        ip("link", "del", "seedtune0")
+            ip("netns", "del", self.space(n))
+        ip("link", "del", f"{self.tag}b")
 
 
 @pytest.fixture

@@ -45,7 +45,6 @@ class Cluster:
         can reach is met with a token, unless RAY_AUTH_MODE says otherwise. Raises FleetError when it is too late.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
         if self.address is None:
             os.environ.setdefault(_LOOPBACK, "0")
         if not self.beyond_this_machine or "RAY_AUTH_MODE" in os.environ:
