@@ -95,8 +95,8 @@ class Device:
         return [work(*part) for part in self.ranges]
 
     def digest(self, of: Sequence[int]) -> int:
-        parts = [(n, a, b) for n, a, b in self.ranges if n in set(of)]
-        return sum(self._digest(n, a, b) for n, a, b in parts) % 2**64
+        counted = set(of)
+        return sum(self._digest(n, a, b) for n, a, b in self.ranges if n in counted) % 2**64
 
     def _digest(self, n: int, a: int, b: int) -> int:
         return gpu.digest(self.centre[n][a:b].to(self.device), self.ids[n], a, self.cuts[n])
