@@ -16,6 +16,7 @@ from seedtune.engines.base import Completion, Sampling
 from seedtune.errors import ConfigError, ModelError
 from seedtune.es.population import Member, Population
 from seedtune.noise import spec
+from seedtune.perturb.host import Host
 from seedtune.perturb.shard import join
 from seedtune.report.progress import Progress
 from tiny import save_tiny, tiny_llama, tiny_tokenizer
@@ -90,6 +91,28 @@ def tiny_like(folder):
     return AutoModelForCausalLM.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_layer_multiplies_by_what_it_holds(tmp_path, tied):
+    """On a CPU by packed copies of it: of a member, and of the centre again."""
+    folder = save_tiny(tmp_path, hidden=128, tied=tied)
+    _, it = engines(folder, "full")
+
+    def products(worker):
+        layers = [m for m in worker.model_runner.get_model().modules() if hasattr(m, "cpu_linear")]
+        inputs = [torch.randn(3, layer.weight.shape[1]) for layer in layers]
+        for layer, x in zip(layers, inputs, strict=True):
+            made = layer.cpu_linear(x, layer.weight, None)
+            torch.testing.assert_close(made, torch.nn.functional.linear(x, layer.weight))
+        return [layer.weight.double().sum().item() for layer in layers]
+
+    sums = []
+    for who in (Member(1, 0, 0, 1), None):
+        said(it, [who], PROMPTS[:1], 2)
+        sums += it._llm.collective_rpc(products)
+    assert len(sums[0]) == 10
+    assert all(a != b for a, b in zip(*sums, strict=True))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_engines_say_the_same(tiny, kind):
     """Greedy, float32, twenty prompts and more; each member on its own, or all in one batch."""
@@ -147,7 +170,7 @@ def test_log_probabilities_and_samples(tiny):
     assert [c.ids for c in riding[:2]] == [c.ids for c in said(theirs, [None] * 3, prompts)[:2]]
 
 
-def test_texts_are_read_by_vllm(tiny):
+def test_texts_are_read_by_vllm(tiny, monkeypatch):
     """Log-probabilities of given texts, of the centre and of the base; also of a text that fills the context."""
     ours, theirs = engines(tiny, "full", drift_samples=1)
     for engine in (ours, theirs):
@@ -160,6 +183,8 @@ def test_texts_are_read_by_vllm(tiny):
         for x, y in zip(a, b, strict=True):
             assert y == pytest.approx(x, abs=1e-3)
     assert not np.allclose(b[1], theirs.logprobs(prompts, texts, base=True)[1])
+    monkeypatch.setattr(Host, "write", lambda *args: pytest.fail("the centre is there already"))
+    theirs.logprobs(prompts, texts, base=False)
     assert theirs.distance() == ours.distance()
     with pytest.raises(ModelError, match="temperature 1"):
         theirs.logprobs(prompts, texts, 0.7, base=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from torch import nn
 from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.peft_helper import PEFTHelper
-from vllm.model_executor.layers import utils as vllm_layers
 from vllm.platforms import current_platform
 
 from ..es.population import Member
@@ -33,21 +31,11 @@ from ..perturb.scope import select, select_layers
 from ..perturb.shard import Shard, draw_factors
 from . import models
 from .hf import DTYPES
+from .vllm_packing import pack, packed_layers
 from .vllm_places import places, renaming
 from .vllm_start import spare_numba
 
 spare_numba()
-
-_pack = vllm_layers.dispatch_cpu_unquantized_gemm
-
-
-@wraps(_pack)
-def _pack_and_keep(layer: nn.Module, remove_weight: bool) -> None:
-    """On a CPU vLLM packs weights and empties the tensors that they came from; here they stay, to be written to."""
-    _pack(layer, remove_weight=False)
-
-
-vllm_layers.dispatch_cpu_unquantized_gemm = _pack_and_keep
 
 
 class WorkerExtension:
@@ -113,11 +101,7 @@ class Theta:
             shards=[p.shard for p in found.values()],
             **options,
         )
-        self._packed = [
-            m
-            for m in runner.get_model().modules()
-            if hasattr(m, "cpu_linear") and getattr(m, "weight", None) is not None
-        ]
+        self._packed = packed_layers(runner.get_model(), self.places.values())
         self._stale = True
         self._adapters: list[int] = []
         self.centre.watch(self._changed)
@@ -129,8 +113,7 @@ class Theta:
     def follow(self) -> None:
         """Pack vLLM's weights anew, where they are packed, after they have changed."""
         if self._stale:
-            for layer in self._packed:
-                _pack(layer, remove_weight=False)
+            pack(self._packed)
             self._stale = False
 
     # --- members ------------------------------------------------------------------------------------------------------
@@ -142,12 +125,9 @@ class Theta:
         self.follow()
         return self._load_adapters(self.centre, members) if isinstance(self.centre, Carried) else [0] * len(members)
 
-    def show(self, base: bool) -> None:
-        """Be the base model for a while, or the centre again."""
-        if base:
-            self.centre.show_base()
-        else:
-            self.centre.show_centre()
+    def show_base(self) -> None:
+        """Be the base model, until the centre is shown."""
+        self.centre.show_base()
         self.follow()
 
     def set_sigma(self, sigma: float) -> None:

@@ -206,7 +206,7 @@ def ranges(sizes: Iterable[int]) -> list[Range]:
     return [(n, i, min(i + _SPAN, size)) for n, size in enumerate(sizes) for i in range(0, size, _SPAN)]
 
 
-def parallel(work: Callable[[int, int, int], T], parts: list[Range]) -> list[T]:
+def parallel(work: Callable[..., T], parts: Iterable[tuple[Any, ...]]) -> list[T]:
     """`[work(*part) for part in parts]` on all threads; the kernels release the interpreter's lock."""
     global _pool
     if _pool is None:
