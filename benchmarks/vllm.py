@@ -3,7 +3,7 @@
 * hf_fullrank, hf_lowrank, vllm_fullrank, vllm_lowrank: members per second, updates left out; 32 low-rank members (all
   in one batch) and 4 full-rank ones (one after another).
 * vllm_perturb_seconds: perturbing vLLM's weights, and restoring them, a full-rank member.
-* vllm_following_over_plain: tokens per second of vLLM whose weights follow the twin's (kept beside their packed form,
+* vllm_following_over_plain: tokens per second of vLLM whose weights follow its members (kept beside their packed form,
   and packed anew), over those of a vLLM that was left alone, at 32 rows that do not stop before 64 tokens.
 * same_text_float32, same_text_bfloat16: of 20 prompts, the share at which a full-rank member writes the same text by
   both engines (up to 64 tokens), and same_tokens_...: the share of tokens before the first that differs.
@@ -71,7 +71,7 @@ def perturb_seconds(it: Any) -> float:
         return time.perf_counter() - started
 
     there_and_back(1)
-    return statistics.median(there_and_back(t) for t in range(2, 7))
+    return statistics.median(there_and_back(t) for t in range(2, 17))
 
 
 def agreement(dtype: str) -> dict[str, float]:
