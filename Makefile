@@ -56,7 +56,8 @@ $(VLLM)/.ready: pyproject.toml constraints-vllm.txt tests/vllm_requirements.py
 		--requirement $(VLLM)/requirements.txt --editable ".[ray]" pytest 2> $(VLLM)/pip.txt || { cat $(VLLM)/pip.txt; exit 1; }
 	@touch $@
 
-test-vllm: $(VLLM)/.ready  ## run the tests of the vLLM engine, in an environment of its own
+test-vllm: $(VLLM)/.ready  ## run the tests of the vLLM engine and of the Triton kernel, in an environment of their own
+	TRITON_INTERPRET=1 $(VLLM)/bin/python -m pytest tests/test_noise_fused.py
 	$(VLLM)/bin/python -m pytest tests/test_vllm.py
 
 lint: setup-dev  ## ruff and mypy

@@ -34,8 +34,8 @@ MAY_IMPORT = {
     "evaluate": {"noise", "es", "perturb", "engines", "tasks", "fleet"},
 }
 ONLY_IN = {
-    "triton": {"noise/gpu.py"},
-    "vllm": {"engines/vllm.py", "engines/vllm_start.py", "engines/vllm_worker.py"},
+    "triton": {"noise/fused.py"},
+    "vllm": {"engines/vllm.py", "engines/vllm_start.py", "engines/vllm_worker.py", "engines/vllm_packing.py"},
     "ray": {"fleet/ray.py", "fleet/ray_actor.py", "fleet/ray_scoring.py"},
     "trl": {"compare/rl.py"},
     "bitsandbytes": set(),  # whoever has such layers has imported it

@@ -35,7 +35,8 @@ def packed_layers(model: nn.Module, moving: Collection[torch.Tensor]) -> list[An
 
     vLLM packs an embedding that is not the head, too, though it is only looked up: it goes without.
     """
-    layers: list[Any] = [m for m in model.modules() if hasattr(m, "cpu_linear") and getattr(m, "weight", None) is not None]
+    found: list[Any] = [m for m in model.modules() if hasattr(m, "cpu_linear")]
+    layers = [layer for layer in found if getattr(layer, "weight", None) is not None]
     if any(isinstance(layer, ParallelLMHead) for layer in layers):
         for layer in [m for m in layers if type(m) is VocabParallelEmbedding]:
             layer.cpu_linear = nn.functional.linear  # true whatever the weights, if it were used

@@ -1,4 +1,5 @@
 """The noise stream on a GPU, in torch's own operations. They run on a CPU as well, where tests hold the bits to `spec`.
+Sums of noise are left to the kernel of `fused` where it runs and has the same bits.
 
 Integers are 64 bits wide and wrap, and what is 32 bits wide is cut out of them. A multiply and an add are two
 operations, so no compiler makes one rounding of them; no division is by a Python number, which CUDA would turn into a
@@ -10,8 +11,9 @@ product.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from warnings import warn
 
 import numpy as np
 import torch
@@ -63,11 +65,65 @@ def perturb(
     out: torch.Tensor, source: torch.Tensor, scale: float, key: Key, parameter: int, start: int = 0, cut: Cut = WHOLE
 ) -> None:
     """out = round(source + float32(scale) * noise), as `cpu.perturb`; `source` may be on the host, in pinned memory."""
-    tile = source.to(out.device, non_blocking=True).float()
-    if scale != 0:
-        noise = _normals(key, parameter, *_runs(len(out), start, cut, out.device))
-        tile = noise.mul_(float(np.float32(scale))).add_(tile)
-    out.copy_(tile)
+    source = source.to(out.device, non_blocking=True)
+    if scale == 0:
+        out.copy_(source)
+    else:
+        best(out.device)(out, source, [key], [scale], parameter, start, cut)
+
+
+def accumulate(
+    out: torch.Tensor,
+    source: torch.Tensor | None,
+    keys: Sequence[Key],
+    coefficients: Sequence[float],
+    parameter: int,
+    start: int = 0,
+    cut: Cut = WHOLE,
+) -> None:
+    """out = round(source + sum of float32(c) * noise), in the order of the keys; no source: zeros."""
+    total = torch.zeros(len(out), device=out.device) if source is None else source.float()
+    first_R, columns = _runs(len(out), start, cut, out.device)
+    for key, c in zip(keys, coefficients, strict=True):
+        index = words(key, parameter, Purpose.FULL, first_R, columns).flatten()
+        noise = table_on(out.device).index_select(0, index)
+        total = noise.mul_(float(np.float32(c))).add_(total)
+    out.copy_(total)
+
+
+@cache
+def best(device: torch.device) -> Callable[..., None]:
+    """`fused.accumulate` where there is Triton and its bits are those of `accumulate`; else that, said once."""
+    if device.type != "cuda":
+        return accumulate
+    try:
+        from . import fused
+
+        if agrees(fused.accumulate, device):
+            return fused.accumulate
+        why = "its bits are not those of the specification on this device"
+    except Exception as e:  # Triton absent, or a device or driver that it cannot compile for
+        why = f"{type(e).__name__}: {e}"
+    warn(
+        f"The fused kernel of the noise is not used ({why}). Torch's own operations draw the same noise, more slowly.",
+        stacklevel=2,
+    )
+    return accumulate
+
+
+def agrees(other: Callable[..., None], device: torch.device) -> bool:
+    """Whether it has the bits of `accumulate`, on runs of 5,003 elements and on rows of a shard, in every dtype."""
+    keys, coefficients = [(2**32 - 9, 3), (7, 2**32 - 1)], [-0.03, 1.7]
+    for start, cut, size in ((0, WHOLE, 5003), (2**35 + 3, WHOLE, 999), (60, Cut(30, 77, 11), 1230)):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            source = torch.linspace(-2, 2, size, device=device).to(dtype)
+            ours, theirs = torch.empty_like(source), torch.empty_like(source)
+            for from_ in (source, None):
+                accumulate(ours, from_, keys, coefficients, 2**32 - 5, start, cut)
+                other(theirs, from_, keys, coefficients, 2**32 - 5, start, cut)
+                if not torch.equal(ours, theirs):
+                    return False
+    return True
 
 
 def update(
@@ -87,22 +143,20 @@ def update(
 ) -> float:
     """As `cpu.update`, on `device` (default: where the weights are; they may be in pinned memory of the host)."""
     device = device or weights.device
-    first_R, columns = _runs(len(weights), start, cut, device)
     before = weights.to(device).float()
     g = torch.zeros_like(before)
-    for q, (key, c) in enumerate(zip(keys, coefficients.tolist(), strict=True)):
-        if factors is None:
-            noise = _normals(key, parameter, first_R, columns)
-        else:
-            noise = _low_rank(factors, q, start, len(weights), device)
-        g.add_(noise.mul_(c))
+    if factors is None:
+        best(device)(g, None, keys, coefficients.tolist(), parameter, start, cut)
+    else:
+        for q, c in enumerate(coefficients.tolist()):
+            g.add_(_low_rank(factors, q, start, len(weights), device).mul_(c))
     m, v = momentum.to(device), second_moment.to(device)
     after = _step(before, g, m, v, None if anchor is None else anchor.to(device).float(), step)
     momentum.copy_(m)
     second_moment.copy_(v)
     moved = float((after - before).double().square().sum())
     if rounding is not None:
-        dither = words(rounding, parameter, Purpose.ROUNDING, first_R, columns).flatten()
+        dither = words(rounding, parameter, Purpose.ROUNDING, *_runs(len(weights), start, cut, device)).flatten()
         rounded = ((after.view(torch.int32).long() & _MASK) + dither & _MASK) >> 16
         after = rounded.to(torch.int16).view(torch.bfloat16)
     weights.copy_(after)
@@ -122,7 +176,7 @@ def digest(weights: torch.Tensor, parameter: int, start: int = 0, cut: Cut = WHO
 
 
 @cache
-def _table(device: torch.device) -> torch.Tensor:
+def table_on(device: torch.device) -> torch.Tensor:
     return torch.from_numpy(spec.table().copy()).to(device)
 
 
@@ -132,11 +186,6 @@ def _runs(size: int, start: int, cut: Cut, device: torch.device) -> tuple[torch.
     if column + size <= cut.columns:
         return torch.tensor([cut.first + row * cut.width + column], device=device), size
     return cut.first + cut.width * torch.arange(row, row + size // cut.columns, device=device), cut.columns
-
-
-def _normals(key: Key, parameter: int, first_R: torch.Tensor, columns: int) -> torch.Tensor:
-    index = words(key, parameter, Purpose.FULL, first_R, columns).flatten()
-    return _table(first_R.device).index_select(0, index)
 
 
 def _low_rank(factors: Factors, q: int, start: int, size: int, device: torch.device) -> torch.Tensor:
