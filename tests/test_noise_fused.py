@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from seedtune.noise import gpu
-from seedtune.noise.cpu import WHOLE, Cut, Step
+from seedtune.noise.cpu import WHOLE, Cut, Factors, Step
+from seedtune.noise.gpu import Sums
 
 pytest.importorskip("triton")
 
@@ -23,38 +24,60 @@ from triton.runtime.interpreter import InterpretedFunction
 from seedtune.noise import fused
 
 interpreted = pytest.mark.skipif(
-    not isinstance(fused.accumulate_kernel, InterpretedFunction), reason="TRITON_INTERPRET is not 1"
+    not isinstance(fused.full_kernel, InterpretedFunction), reason="TRITON_INTERPRET is not 1"
 )
 CUTS = [(WHOLE, 2**33 - 5, 2999), (Cut(600, 1800, 77), 600, 3000), (Cut(5, 9, 2**32), 0, 40)]
 
 
 @interpreted
-def test_the_kernel_agrees_with_torch():
-    assert gpu.agrees(fused.accumulate, torch.device("cpu"))
+def test_the_kernels_agree_with_torch():
+    assert gpu.agree(fused.Fused, torch.device("cpu"))
 
 
 def test_other_bits_are_noticed():
-    def nearly(out, *args):
-        gpu.accumulate(out, *args)
-        out[-1:].mul_(1.01)
+    def nearly(way):
+        def wrong(out, *args):
+            way(out, *args)
+            out[-1:].mul_(1.01)
 
-    assert gpu.agrees(gpu.accumulate, torch.device("cpu"))
-    assert not gpu.agrees(nearly, torch.device("cpu"))
+        return wrong
+
+    cpu = torch.device("cpu")
+    assert gpu.agree(Sums(gpu.full, gpu.low_rank), cpu)
+    assert not gpu.agree(Sums(nearly(gpu.full), gpu.low_rank), cpu)
+    assert not gpu.agree(Sums(gpu.full, nearly(gpu.low_rank)), cpu)
+
+
+def test_a_device_that_cannot_run_them_is_named_once(monkeypatch):
+    def broken(*args):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(fused, "Fused", Sums(broken, broken))
+    gpu.sums.cache_clear()
+    monkeypatch.setattr(gpu, "agree", lambda other, device: other.full())
+    with pytest.warns(UserWarning, match="not used: RuntimeError: no such instruction"):
+        found = gpu.sums(torch.device("cuda"))
+    assert found is gpu.sums(torch.device("cuda"))
+    assert found == Sums(gpu.full, gpu.low_rank)
+    gpu.sums.cache_clear()
 
 
 @interpreted
+@pytest.mark.parametrize("rank", [None, 2])
 @pytest.mark.parametrize(("cut", "start", "size"), CUTS)
-def test_members_and_updates_by_the_kernel(cut, start, size, monkeypatch):
+def test_members_and_updates_by_the_kernels(cut, start, size, rank, monkeypatch):
     source = torch.linspace(-1, 1, size)
+    members, coefficients = [(1, 2), (3, 4), (5, 6)], np.array([0.4, -1.3, 0.07], np.float32)
+    wide, begin = (40, 7) if cut == WHOLE else (cut.columns, start)
+    factors = rank and Factors.draw(members, 77, (begin + size // wide + 2, wide), rank)
     found = []
-    for which in (gpu.accumulate, fused.accumulate):
-        monkeypatch.setattr(gpu, "best", lambda device, which=which: which)
+    for which in (Sums(gpu.full, gpu.low_rank), fused.Fused):
+        monkeypatch.setattr(gpu, "sums", lambda device, which=which: which)
         member, weights = torch.empty(size, dtype=torch.bfloat16), source.to(torch.bfloat16)
         gpu.perturb(member, source, 0.01, (5, 6), 2**31 + 7, start, cut)
         none = torch.empty(0)
-        keys, coefficients = [(1, 2), (3, 4), (5, 6)], np.array([0.4, -1.3, 0.07], np.float32)
-        rounding = {"start": start, "rounding": (8, 9), "cut": cut}
-        moved = gpu.update(weights, keys, coefficients, 77, Step(0.3), none, none, **rounding)
+        how = {"start": begin if rank else start, "rounding": (8, 9), "cut": cut, "factors": factors}
+        moved = gpu.update(weights, members, coefficients, 77, Step(0.3), none, none, **how)
         found.append((member, weights, moved))
     (a, b, c), (x, y, z) = found
     assert torch.equal(a, x)
@@ -69,24 +92,29 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from seedtune.noise import fused
 
-names = fused.accumulate_kernel.arg_names
-types = f"*{sys.argv[2]} *fp32 *i64 *fp32 *fp32 i32 i32 i64 i32 i32 i32 constexpr constexpr".split()
-aligned = {(n,): [["tt.divisibility", 16]] for n in (0, 1, 2, 3, 4, 7, 8, 9)}
-source = ASTSource(
-    fused.accumulate_kernel, dict(zip(names, types, strict=True)), {"from_source": True, "blocks": 256}, aligned
-)
+kernel, types, constants = eval(sys.argv[2])
+kernel, types = getattr(fused, kernel), types.split()
+sizes = ("first", "columns", "width", "size", "wide")  # multiples of 16, as most are
+types = dict(zip(kernel.arg_names, types, strict=True))
+aligned = {(n,): [["tt.divisibility", 16]] for n, (arg, t) in enumerate(types.items()) if t[0] == "*" or arg in sizes}
+source = ASTSource(kernel, types, constants, aligned)
 print(compile(source, GPUTarget("cuda", int(sys.argv[1]), 32), fused.OPTIONS).asm["ptx"])
 """
+FULL = "*fp32 *i64 *fp32 *fp32 i32 i32 i64 i32 i32 i32 constexpr constexpr"
+KERNELS = {
+    "float32": ("full_kernel", f"*fp32 {FULL}", {"from_source": True, "blocks": 256}),
+    "bfloat16": ("full_kernel", f"*bf16 {FULL}", {"from_source": True, "blocks": 256}),
+    "low-rank": ("low_rank_kernel", "*fp32 *fp32 *fp32 *fp32 i32 i32 i32 i32 i32 i32 fp32 constexpr", {"tile": 1024}),
+}
 
 
-@pytest.mark.parametrize(("architecture", "dtype"), [*product([80, 90], ["bf16", "fp32"])])
-def test_it_compiles_to_separate_roundings_and_wide_loads(architecture, dtype, monkeypatch):
+@pytest.mark.parametrize(("architecture", "kernel"), [*product([80, 90], KERNELS)])
+def test_they_compile_to_separate_roundings_and_wide_loads(architecture, kernel, monkeypatch):
     """For GPUs that are not here; a product and a sum in one rounding (`fma`) would be other bits."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    command = [sys.executable, "-c", COMPILE, str(architecture), dtype]
+    command = [sys.executable, "-c", COMPILE, str(architecture), repr(KERNELS[kernel])]
     ptx = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert re.search(r"\bmul\.rn\.f32", ptx)
     assert re.search(r"\badd\.rn\.f32", ptx)
     assert not re.search(r"\bfma\.", ptx)
-    assert "ld.global.v4" in ptx
     assert "st.global.v4" in ptx

@@ -1,4 +1,4 @@
-"""The noise stream in Triton: sums of members' noise in one pass over the weights, the bits of `spec`.
+"""The noise stream in Triton: sums of members' noise in one pass over the weights, with the bits of `spec`.
 
 What `gpu` does in torch's own operations takes some 240 bytes of memory traffic an element and member; here words and
 normals stay in registers. A multiply and an add stay two roundings: `enable_fp_fusion=False`, which a test looks for in
@@ -16,12 +16,12 @@ import torch
 import triton
 import triton.language as tl
 
-from .cpu import WHOLE, Cut
-from .gpu import table_on
+from .cpu import WHOLE, Cut, Factors
+from .gpu import Sums, rows_of, table_on
 from .spec import Key
 
-#: The most blocks of eight words that a program works on, two a thread.
-BLOCKS = 256
+#: What a program works on: elements, of low-rank noise; at most so many blocks of eight words, two a thread.
+TILE, BLOCKS = 1024, 256
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
@@ -44,7 +44,7 @@ def rounded_to_bfloat16(values):  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["members", "parameter", "tiles"])
-def accumulate_kernel(  # type: ignore[no-untyped-def]
+def full_kernel(  # type: ignore[no-untyped-def]
     out, source, seeds, coefficients, table, members, parameter, first, columns, width, tiles,
     from_source: tl.constexpr, blocks: tl.constexpr,
 ):  # fmt: skip
@@ -66,7 +66,7 @@ def accumulate_kernel(  # type: ignore[no-untyped-def]
     tl.store(out + at, total.to(out.dtype.element_ty), held)
 
 
-def accumulate(
+def full(
     out: torch.Tensor,
     source: torch.Tensor | None,
     keys: Sequence[Key],
@@ -75,7 +75,7 @@ def accumulate(
     start: int = 0,
     cut: Cut = WHOLE,
 ) -> None:
-    """As `gpu.accumulate`. `out` and `source` are flat and contiguous, on one device; `out` holds whole rows of the cut
+    """As `gpu.full`. `out` and `source` are flat and contiguous, on one device; `out` holds whole rows of the cut
     from `start` on, or a part of one.
     """
     row, column = divmod(start, cut.columns)
@@ -86,10 +86,44 @@ def accumulate(
     sent = (*_there(tuple(keys), tuple(coefficients), out.device), table_on(out.device))
     signed = parameter - (parameter >> 31 << 32)  # so that it is always 32 bits wide
     with torch.cuda.device_of(out):
-        accumulate_kernel[(len(out) // columns * tiles,)](
+        full_kernel[(len(out) // columns * tiles,)](
             out, out if source is None else source, *sent, len(keys), signed, first, columns, cut.width, tiles,
             source is not None, blocks, **OPTIONS,
         )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["members", "skip"])
+def low_rank_kernel(  # type: ignore[no-untyped-def]
+    out, a, b, coefficients, members, size, skip, rows, wide, rank, scale, tile: tl.constexpr
+):
+    """out = sum of coefficient * A B^T * scale, in the order of members and ranks; a_K [K, rows, rank], b_K [K, rank,
+    wide]. The first element is number `skip` of the first row.
+    """
+    at = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
+    held, row, column = at < size, (at + skip) // wide, (at + skip) % wide
+    total = tl.zeros((tile,), tl.float32)
+    for q in range(members):
+        left, right = a + (q * rows + row) * rank, b + q * rank * wide + column
+        e = tl.load(left, held, 0) * tl.load(right, held, 0)
+        for j in range(1, rank):
+            e = e + tl.load(left + j, held, 0) * tl.load(right + j * wide, held, 0)
+        total = total + e * scale * tl.load(coefficients + q)
+    tl.store(out + at, total, held)
+
+
+def low_rank(out: torch.Tensor, factors: Factors, coefficients: Sequence[float], start: int = 0) -> None:
+    """As `gpu.low_rank`."""
+    a_K, b_K, skip = rows_of(factors, start, len(out), out.device)
+    _, rows, rank = a_K.shape
+    sent = torch.tensor(coefficients, dtype=torch.float32, device=out.device)
+    with torch.cuda.device_of(out):
+        low_rank_kernel[(triton.cdiv(len(out), TILE),)](
+            out, a_K, b_K, sent, len(a_K), len(out), skip, rows, b_K.shape[2], rank, float(factors.scale), TILE,
+            **OPTIONS,
+        )  # fmt: skip
+
+
+Fused = Sums(full, low_rank)
 
 
 @lru_cache(maxsize=8)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import NamedTuple
 from warnings import warn
 
 import numpy as np
@@ -69,61 +70,7 @@ def perturb(
     if scale == 0:
         out.copy_(source)
     else:
-        best(out.device)(out, source, [key], [scale], parameter, start, cut)
-
-
-def accumulate(
-    out: torch.Tensor,
-    source: torch.Tensor | None,
-    keys: Sequence[Key],
-    coefficients: Sequence[float],
-    parameter: int,
-    start: int = 0,
-    cut: Cut = WHOLE,
-) -> None:
-    """out = round(source + sum of float32(c) * noise), in the order of the keys; no source: zeros."""
-    total = torch.zeros(len(out), device=out.device) if source is None else source.float()
-    first_R, columns = _runs(len(out), start, cut, out.device)
-    for key, c in zip(keys, coefficients, strict=True):
-        index = words(key, parameter, Purpose.FULL, first_R, columns).flatten()
-        noise = table_on(out.device).index_select(0, index)
-        total = noise.mul_(float(np.float32(c))).add_(total)
-    out.copy_(total)
-
-
-@cache
-def best(device: torch.device) -> Callable[..., None]:
-    """`fused.accumulate` where there is Triton and its bits are those of `accumulate`; else that, said once."""
-    if device.type != "cuda":
-        return accumulate
-    try:
-        from . import fused
-
-        if agrees(fused.accumulate, device):
-            return fused.accumulate
-        why = "its bits are not those of the specification on this device"
-    except Exception as e:  # Triton absent, or a device or driver that it cannot compile for
-        why = f"{type(e).__name__}: {e}"
-    warn(
-        f"The fused kernel of the noise is not used ({why}). Torch's own operations draw the same noise, more slowly.",
-        stacklevel=2,
-    )
-    return accumulate
-
-
-def agrees(other: Callable[..., None], device: torch.device) -> bool:
-    """Whether it has the bits of `accumulate`, on runs of 5,003 elements and on rows of a shard, in every dtype."""
-    keys, coefficients = [(2**32 - 9, 3), (7, 2**32 - 1)], [-0.03, 1.7]
-    for start, cut, size in ((0, WHOLE, 5003), (2**35 + 3, WHOLE, 999), (60, Cut(30, 77, 11), 1230)):
-        for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            source = torch.linspace(-2, 2, size, device=device).to(dtype)
-            ours, theirs = torch.empty_like(source), torch.empty_like(source)
-            for from_ in (source, None):
-                accumulate(ours, from_, keys, coefficients, 2**32 - 5, start, cut)
-                other(theirs, from_, keys, coefficients, 2**32 - 5, start, cut)
-                if not torch.equal(ours, theirs):
-                    return False
-    return True
+        sums(out.device).full(out, source, [key], [scale], parameter, start, cut)
 
 
 def update(
@@ -144,12 +91,11 @@ def update(
     """As `cpu.update`, on `device` (default: where the weights are; they may be in pinned memory of the host)."""
     device = device or weights.device
     before = weights.to(device).float()
-    g = torch.zeros_like(before)
+    g = torch.empty_like(before)
     if factors is None:
-        best(device)(g, None, keys, coefficients.tolist(), parameter, start, cut)
+        sums(device).full(g, None, keys, coefficients.tolist(), parameter, start, cut)
     else:
-        for q, c in enumerate(coefficients.tolist()):
-            g.add_(_low_rank(factors, q, start, len(weights), device).mul_(c))
+        sums(device).low_rank(g, factors, coefficients.tolist(), start)
     m, v = momentum.to(device), second_moment.to(device)
     after = _step(before, g, m, v, None if anchor is None else anchor.to(device).float(), step)
     momentum.copy_(m)
@@ -175,6 +121,99 @@ def digest(weights: torch.Tensor, parameter: int, start: int = 0, cut: Cut = WHO
     return int((x ^ _shift(x, 31)).sum()) % 2**64
 
 
+# --- sums of noise ----------------------------------------------------------------------------------------------------
+
+
+class Sums(NamedTuple):
+    """Who adds up members' noise: see `full` and `low_rank`."""
+
+    full: Callable[..., None]
+    low_rank: Callable[..., None]
+
+
+def full(
+    out: torch.Tensor,
+    source: torch.Tensor | None,
+    keys: Sequence[Key],
+    coefficients: Sequence[float],
+    parameter: int,
+    start: int = 0,
+    cut: Cut = WHOLE,
+) -> None:
+    """out = round(source + sum of float32(c) * noise), in the order of the keys; no source: zeros."""
+    total = torch.zeros(len(out), device=out.device) if source is None else source.float()
+    first_R, columns = _runs(len(out), start, cut, out.device)
+    for key, c in zip(keys, coefficients, strict=True):
+        index = words(key, parameter, Purpose.FULL, first_R, columns).flatten()
+        noise = table_on(out.device).index_select(0, index)
+        total = noise.mul_(float(np.float32(c))).add_(total)
+    out.copy_(total)
+
+
+def low_rank(out: torch.Tensor, factors: Factors, coefficients: Sequence[float], start: int = 0) -> None:
+    """out = sum of float32(c) * `spec.low_rank`, in the order of the factors, of elements `start`... of the matrix."""
+    a_K, b_K, skip = rows_of(factors, start, len(out), out.device)
+    total = torch.zeros_like(out)
+    for a, b, c in zip(a_K, b_K, coefficients, strict=True):
+        e = a[:, :1] * b[0]
+        for j in range(1, a.shape[1]):
+            e = e + a[:, j : j + 1] * b[j]
+        flat = e.mul_(float(factors.scale)).flatten()[skip : skip + len(out)]
+        total.add_(flat.mul_(float(np.float32(c))))
+    out.copy_(total)
+
+
+def rows_of(factors: Factors, start: int, size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """The factors of the rows that a run of elements touches, on the device; and where in the first row it begins."""
+    wide = factors.b_K.shape[2]
+    first, last = start // wide, -(-(start + size) // wide)
+    a = torch.from_numpy(np.ascontiguousarray(factors.a_K[:, first:last]))
+    return a.to(device), torch.from_numpy(factors.b_K).to(device), start - first * wide
+
+
+@cache
+def sums(device: torch.device) -> Sums:
+    """The kernels of `fused` where there is Triton and their bits are those from here; else these, and that is said."""
+    own = Sums(full, low_rank)
+    if device.type != "cuda":
+        return own
+    try:
+        from .fused import Fused
+
+        if agree(Fused, device):
+            return Fused
+        why = "their bits are not those of the specification on this device"
+    except Exception as e:  # Triton absent, or a device or driver that it cannot compile for
+        why = f"{type(e).__name__}: {e}"
+    warn(f"Noise is drawn by torch, with the same bits, as the faster kernels are not used: {why}.", stacklevel=2)
+    return own
+
+
+def agree(other: Sums, device: torch.device) -> bool:
+    """Whether these sums have the bits of the ones here, in every dtype: of a long run, one far along, and of rows of a
+    shard; of low rank, across rows.
+    """
+    keys, coefficients = [(2**32 - 9, 3), (7, 2**32 - 1)], [-0.03, 1.7]
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    ways: list[tuple[Callable[..., None], ...]] = [(full, other.full), (low_rank, other.low_rank)]
+    for start, cut, size in ((0, WHOLE, 5003), (2**35 + 3, WHOLE, 999), (60, Cut(30, 77, 11), 1230)):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            source = torch.linspace(-2, 2, size, device=device).to(dtype)
+            for from_ in (source, None):
+                pairs.append((torch.empty_like(source), torch.empty_like(source)))
+                for out, sums_up in zip(pairs[-1], ways[0], strict=True):
+                    sums_up(out, from_, keys, coefficients, 2**32 - 5, start, cut)
+    for rank in (1, 3):
+        factors = Factors.draw(keys, 5, (70, 90), rank)
+        pairs.append((torch.empty(5003, device=device), torch.empty(5003, device=device)))
+        for out, sums_up in zip(pairs[-1], ways[1], strict=True):
+            sums_up(out, factors, coefficients, 401)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+# --- elements ---------------------------------------------------------------------------------------------------------
+
+
 @cache
 def table_on(device: torch.device) -> torch.Tensor:
     return torch.from_numpy(spec.table().copy()).to(device)
@@ -186,18 +225,6 @@ def _runs(size: int, start: int, cut: Cut, device: torch.device) -> tuple[torch.
     if column + size <= cut.columns:
         return torch.tensor([cut.first + row * cut.width + column], device=device), size
     return cut.first + cut.width * torch.arange(row, row + size // cut.columns, device=device), cut.columns
-
-
-def _low_rank(factors: Factors, q: int, start: int, size: int, device: torch.device) -> torch.Tensor:
-    """`spec.low_rank` on a flat run of the matrix, in the same order."""
-    wide = factors.b_K.shape[2]
-    first, last = start // wide, -(-(start + size) // wide)
-    a, b = (torch.from_numpy(f).to(device) for f in (factors.a_K[q, first:last], factors.b_K[q]))
-    e: torch.Tensor = a[:, :1] * b[0]
-    for j in range(1, a.shape[1]):
-        e = e + a[:, j : j + 1] * b[j]
-    flat: torch.Tensor = e.mul_(float(factors.scale)).flatten()
-    return flat.narrow(0, start - first * wide, size)
 
 
 def _step(
