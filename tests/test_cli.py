@@ -332,6 +332,22 @@ def test_the_panel_fits_a_hundred_columns_and_shows_what_matters():
     assert max(len(line) for line in plain.splitlines()) <= 100
 
 
+def test_a_log_ends_with_what_the_replicas_did():
+    from seedtune.report.progress import Lines, Summary
+
+    out = io.StringIO()
+    lines = Lines(Console(file=out, width=200))
+    lines.begin([], 0, 2)
+    metrics = {"reward": -90.0, "reward_std": 5.0, "completions/mean_length": 12.0, "tokens_per_second": 50.0}
+    fleet = ("replicas", "lost", "utilisation", "slowest", "fastest", "bytes_sent")
+    for step, values in ((1, (3, 0, 0.9, 105, 200, 2600)), (2, (2, 1, 0.8, 120, 240, 2500))):
+        told = {f"fleet/{name}": float(value) for name, value in zip(fleet, values, strict=True)}
+        lines.iteration(step, {**metrics, **told}, {})
+    lines.finish(Summary("Done.", [], [], {}, {}, True, "out", None, []))
+    ended = "Replicas: 2 to 3, 1 lost, 85% busy, 105 to 240 tokens/s each, at most 2.6 kB sent to one in an iteration\n"
+    assert f"{ended}Output: out\n" in out.getvalue()
+
+
 def test_the_console_script_is_installed():
     done = subprocess.run([sys.executable, "-m", "seedtune.cli.main", "--version"], capture_output=True, text=True)
     assert done.stdout.startswith("seedtune ")

@@ -43,6 +43,7 @@ class Progress:
     metrics: Mapping[str, float] = field(default_factory=dict)
     centre: list[tuple[int, float]] = field(default_factory=list)
     sample: Mapping[str, Any] | None = None
+    fleet: list[Mapping[str, float]] = field(default_factory=list)
     _started: float = 0.0
     _first: int = 0
 
@@ -59,6 +60,7 @@ class Progress:
 
     def iteration(self, step: int, metrics: Mapping[str, float], sample: Mapping[str, Any]) -> None:
         self.step, self.metrics, self.sample, self.done = step, metrics, sample, 0
+        self.fleet += [metrics] if "fleet/replicas" in metrics else []
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         self.centre.append((step, metrics["eval/reward"]))
@@ -116,7 +118,7 @@ class Lines(Progress):
         self.console.print(Text(f"centre after {step}: reward {number(metrics['eval/reward'])}  {others}".rstrip()))
 
     def finish(self, summary: Summary) -> None:
-        self.console.print(closing(summary))
+        self.console.print(closing(summary, self.fleet))
 
 
 class Panel(Progress):
@@ -151,7 +153,7 @@ class Panel(Progress):
 
     def finish(self, summary: Summary) -> None:
         self.stop()
-        self.console.print(closing(summary))
+        self.console.print(closing(summary, self.fleet))
 
     def _draw(self) -> RenderableType:
         grid = Table.grid(padding=(0, 2), expand=True)
@@ -175,7 +177,7 @@ class Panel(Progress):
             length = self.metrics["completions/mean_length"]
             grid.add_row("speed", f"{self.tokens_per_second:.0f} tokens/s, {length:.0f} tokens an answer")
         if "fleet/replicas" in self.metrics:
-            grid.add_row("replicas", _replicas(self.metrics))
+            grid.add_row("replicas", _replicas([self.metrics]))
         if self.sample:
             asked = Text(prompt_text(self.sample["prompt"], 70), style="dim", overflow="ellipsis", no_wrap=True)
             said = Text(answer_text(self.sample["completion"], 240), style="cyan")
@@ -211,6 +213,7 @@ def _truths(metrics: Mapping[str, float]) -> dict[str, float]:
     return {k: v for k, v in metrics.items() if k.startswith("eval/") and not k.startswith(hidden)}
 
 
+_FLEET = ("replicas", "lost", "utilisation", "slowest", "fastest", "bytes_sent")
 _LABELS = {
     "completions/mean_length": "tokens an answer",
     "kl": "KL from the base, nats a token",
@@ -219,8 +222,8 @@ _LABELS = {
 }
 
 
-def closing(summary: Summary) -> RenderableType:
-    """The table of answers before and after, the rewards, and what to do next."""
+def closing(summary: Summary, fleet: Sequence[Mapping[str, float]] = ()) -> RenderableType:
+    """The table of answers before and after, the rewards, what replicas did, and what to do next."""
     shown = min(len(summary.after), len(summary.before), 8)
     parts: list[RenderableType] = [Text(f"\n{summary.why}", style="bold")]
     if shown:
@@ -253,17 +256,20 @@ def closing(summary: Summary) -> RenderableType:
             Text(f"The centre, mean over {len(summary.after)} prompts, before and after iteration {step}:"),
             figures,
         ]
-    parts.append(Text(f"\nOutput: {summary.output_dir}"))
+    replicas = [f"Replicas: {_replicas(fleet)}"] if fleet else []
+    parts.append(Text("\n" + "\n".join([*replicas, f"Output: {summary.output_dir}"])))
     if summary.next_commands:
         parts.append(Text("Next:"))
         parts += [Text(f"  {command}", style="bold") for command in summary.next_commands]
     return Group(*parts)
 
 
-def _replicas(metrics: Mapping[str, float]) -> str:
-    """`3, 92 % busy, 105 to 240 tokens/s each, 3.1 kB sent to one at most`."""
-    of = {name.removeprefix("fleet/"): value for name, value in metrics.items() if name.startswith("fleet/")}
-    lost = f", {of['lost']:.0f} lost" if of["lost"] else ""
-    speed = f"{of['slowest']:.0f} to {of['fastest']:.0f} tokens/s each"
-    sent = f"{of['bytes_sent'] / 1000:.1f} kB sent to one at most"
-    return f"{of['replicas']:.0f}{lost}, {of['utilisation']:.0%} busy, {speed}, {sent}"
+def _replicas(lines: Sequence[Mapping[str, float]]) -> str:
+    """Of some iterations: `2 to 3, 1 lost, 92 % busy, 105 to 240 tokens/s each, at most 3.1 kB sent to one`."""
+    of = {name: [line[f"fleet/{name}"] for line in lines] for name in _FLEET}
+    fewest, most = min(of["replicas"]), max(of["replicas"])
+    parts = [f"{most:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"]
+    parts += [f"{lost:.0f} lost"] if (lost := sum(of["lost"])) else []
+    parts += [f"{sum(of['utilisation']) / len(lines):.0%} busy"]
+    parts += [f"{min(of['slowest']):.0f} to {max(of['fastest']):.0f} tokens/s each"]
+    return ", ".join([*parts, f"at most {max(of['bytes_sent']) / 1000:.1f} kB sent to one in an iteration"])
