@@ -310,4 +310,4 @@ def test_running_changes_no_scale(base):
 
 def test_bitsandbytes_is_missing():
     error = ImportError("Using `bitsandbytes` 4-bit quantization requires bitsandbytes: `pip install -U bitsandbytes`")
-    assert "pip install 'seedtune[quantised]'" in models._why_not("org/name", error)
+    assert "pip install bitsandbytes" in models._why_not("org/name", error)

@@ -153,7 +153,7 @@ def fleet(
     try:
         from .fleet.ray import RayFleet
     except ImportError as e:
-        raise ConfigError('fleet: ray needs Ray: pip install "seedtune[ray]".') from e
+        raise ConfigError('fleet: ray needs Ray. In a clone of Seedtune: pip install ".[ray]".') from e
     theirs = dataclasses.replace(args, threads=args.replica_cpus, drift_samples=0, sigma=args.fixed_sigma or 1.0)
     return RayFleet(
         own,

@@ -1,6 +1,6 @@
 """Train the same model on the same task by several methods, with equal generations, and measure what each came to.
 
-Methods: es, TRL's grpo, dr_grpo and rloo (pip install "seedtune[trl]"), or your own function (docs/compare.md). Every
+Methods: es, TRL's grpo, dr_grpo and rloo (pip install ".[trl]"), or your own function (docs/compare.md). Every
 training is a cell with a process of its own; a comparison that was interrupted goes on when it is started again.
 """
 

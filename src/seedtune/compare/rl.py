@@ -34,7 +34,7 @@ def _train(trainee: Trainee, kind: str, own: dict[str, Any]) -> None:
     try:
         import trl
     except ImportError as e:
-        raise ConfigError('comparing with GRPO or RLOO needs TRL: pip install "seedtune[trl]".') from e
+        raise ConfigError('comparing with GRPO or RLOO needs TRL. In a clone of Seedtune: pip install ".[trl]".') from e
     import torch
     from datasets import Dataset
 

