@@ -31,7 +31,7 @@ CUTS = [(WHOLE, 2**33 - 5, 2999), (Cut(600, 1800, 77), 600, 3000), (Cut(5, 9, 2*
 
 @interpreted
 def test_the_kernels_agree_with_torch():
-    assert gpu.agree(fused.Fused, torch.device("cpu"))
+    assert gpu.agree(fused.FUSED, torch.device("cpu"))
 
 
 def test_other_bits_are_noticed():
@@ -48,18 +48,26 @@ def test_other_bits_are_noticed():
     assert not gpu.agree(Sums(gpu.full, nearly(gpu.low_rank)), cpu)
 
 
-def test_a_device_that_cannot_run_them_is_named_once(monkeypatch):
+def test_why_a_device_cannot_run_them_is_kept_for_the_user(monkeypatch):
     def broken(*args):
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(fused, "Fused", Sums(broken, broken))
     gpu.sums.cache_clear()
-    monkeypatch.setattr(gpu, "agree", lambda other, device: other.full())
-    with pytest.warns(UserWarning, match="not used: RuntimeError: no such instruction"):
-        found = gpu.sums(torch.device("cuda"))
-    assert found is gpu.sums(torch.device("cuda"))
-    assert found == Sums(gpu.full, gpu.low_rank)
+    monkeypatch.setattr(gpu, "agree", broken)
+    found = gpu.sums(torch.device("cuda"))
+    assert (found.full, found.low_rank) == (gpu.full, gpu.low_rank)
+    assert found.why == "RuntimeError: no such instruction"
+    assert gpu.sums(torch.device("cpu")).why == ""
     gpu.sums.cache_clear()
+
+
+def test_bad_calls_end_before_the_device_is_asked():
+    none = torch.empty(0)
+    with pytest.raises(ValueError, match="2 keys and 1 coefficients"):
+        fused.full(torch.zeros(8), None, [(1, 2), (3, 4)], [0.5], 7)
+    with pytest.raises(ValueError, match="1 directions and 2 coefficients"):
+        fused.low_rank(torch.zeros(8), Factors.draw([(1, 2)], 7, (4, 4), 1), [0.5, 0.5])
+    fused.full(none, None, [(1, 2)], [0.5], 7)
 
 
 @interpreted
@@ -71,7 +79,7 @@ def test_members_and_updates_by_the_kernels(cut, start, size, rank, monkeypatch)
     wide, begin = (40, 7) if cut == WHOLE else (cut.columns, start)
     factors = rank and Factors.draw(members, 77, (begin + size // wide + 2, wide), rank)
     found = []
-    for which in (Sums(gpu.full, gpu.low_rank), fused.Fused):
+    for which in (Sums(gpu.full, gpu.low_rank), fused.FUSED):
         monkeypatch.setattr(gpu, "sums", lambda device, which=which: which)
         member, weights = torch.empty(size, dtype=torch.bfloat16), source.to(torch.bfloat16)
         gpu.perturb(member, source, 0.01, (5, 6), 2**31 + 7, start, cut)
@@ -102,6 +110,7 @@ print(compile(source, GPUTarget("cuda", int(sys.argv[1]), 32), fused.OPTIONS).as
 """
 FULL = "*fp32 *i64 *fp32 *fp32 i32 i32 i64 i32 i32 i32 constexpr constexpr"
 KERNELS = {
+    "update": ("full_kernel", f"*fp32 {FULL}", {"from_source": False, "blocks": 256}),
     "float32": ("full_kernel", f"*fp32 {FULL}", {"from_source": True, "blocks": 256}),
     "bfloat16": ("full_kernel", f"*bf16 {FULL}", {"from_source": True, "blocks": 256}),
     "low-rank": ("low_rank_kernel", "*fp32 *fp32 *fp32 *fp32 i32 i32 i32 i32 i32 i32 fp32 constexpr", {"tile": 1024}),
@@ -117,4 +126,5 @@ def test_they_compile_to_separate_roundings_and_wide_loads(architecture, kernel,
     assert re.search(r"\bmul\.rn\.f32", ptx)
     assert re.search(r"\badd\.rn\.f32", ptx)
     assert not re.search(r"\bfma\.", ptx)
-    assert "st.global.v4" in ptx
+    assert ("st.global.v2" if kernel == "bfloat16" else "st.global.v4") in ptx
+    assert "bar.sync" not in ptx  # nothing goes through shared memory

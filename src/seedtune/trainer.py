@@ -28,7 +28,6 @@ from .fleet.local import Beside, Interrupted
 from .interrupts import Interrupts
 from .journal.folder import write_lines
 from .journal.record import Iteration
-from .perturb.device import NO_ROOM
 from .prompts import Prompts
 from .report.progress import Progress, display
 from .run import Run
@@ -44,13 +43,6 @@ class TrainResult:
     metrics: dict[str, float]
     why: str
     interrupted: bool
-
-
-#: What is said of the master copy where it is not simply in the memory of a CPU that runs the model.
-_MASTER = {
-    "device": "on the GPU, beside the weights that answer",
-    "pinned": f"in the host's memory: {NO_ROOM}",
-}
 
 
 class ESTrainer:
@@ -359,7 +351,7 @@ class ESTrainer:
         return [
             ("model", f"{about['model']}: {size:.1f}M parameters, {moved:.1f}M of them move ({about['dtype']})"),
             *([("left out", left_out)] if about["left_out"] else []),
-            *([("master", _MASTER[self.engine.master])] if self.engine.master in _MASTER else []),
+            *[("engine", remark) for remark in self.engine.remarks],
             *([("quantised", _quantised(about["quantised"], a.master_dtype))] if "quantised" in about else []),
             ("population", f"{a.population_size} {kind} members{mirrored}, {asked} prompts each an iteration"),
             ("step", f"sigma {a.sigma:g}, learning rate {a.alpha:g}, {a.optimizer}"),

@@ -156,10 +156,8 @@ class Engine(Protocol):
         ...
 
     @property
-    def master(self) -> str:
-        """Where the centre's own copy is: `host`, `device` (with the live weights), or `pinned`: in the host's memory,
-        because the device has no room for it.
-        """
+    def remarks(self) -> Sequence[str]:
+        """What the user should know of how it works here, as "keeps the master in ...": what is slower than usual."""
         ...
 
     def rows_that_fit(self, tokens: int) -> int:

@@ -290,8 +290,8 @@ class HFEngine:
         return f"bitsandbytes {version('bitsandbytes')}" if self._quantised else ""
 
     @property
-    def master(self) -> str:
-        return self.centre.store.kind
+    def remarks(self) -> Sequence[str]:
+        return self.centre.store.remarks
 
     def describe(self) -> Mapping[str, Any]:
         about: dict[str, Any] = {

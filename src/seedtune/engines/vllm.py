@@ -266,9 +266,8 @@ class VLLMEngine:
         return f"vllm {installed()}"
 
     @property
-    def master(self) -> str:
-        kinds = {str(theta["master"]) for theta in self._theta}
-        return "pinned" if "pinned" in kinds else kinds.pop()
+    def remarks(self) -> Sequence[str]:
+        return [*dict.fromkeys(remark for theta in self._theta for remark in theta["remarks"])]
 
     def describe(self) -> Mapping[str, Any]:
         theta, dtype = self._theta[0], self.model.dtype

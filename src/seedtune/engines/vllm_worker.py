@@ -147,6 +147,7 @@ class Theta:
         of_centre = (who[0].iteration + 1) * 2**16
         wanted = [*ids.values(), *([of_centre] if None in members else [])]
         if wanted != self._adapters:
+            self._adapters = []
             manager = self.runner.lora_manager._adapter_manager
             manager.remove_all_adapters()
             pairs = list(dict.fromkeys((m.iteration, m.pair) for m in who))
@@ -185,15 +186,15 @@ class Theta:
     # --- what the other end puts together -----------------------------------------------------------------------------
 
     def described(self) -> dict[str, Any]:
-        """Names, ids and shards of what moves; what was left out, with why; where the master is; and whether the base
-        was kept.
+        """Names, ids and shards of what moves; what was left out, with why; what the user should know; and whether the
+        base was kept.
         """
         c = self.centre
         return {
             "scope": [*zip(c.names, c.ids, c.shards, strict=True)],
             "moved": c.moved,
             "left_out": self.left_out,
-            "master": c.store.kind,
+            "remarks": c.store.remarks,
             "keeps_base": c.keeps_base,
         }
 

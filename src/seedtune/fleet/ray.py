@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from ray import ObjectRef
 
 from ..errors import FleetError, SeedtuneError
-from ..perturb.device import NO_ROOM
 from ..tasks.functions import by_value
 from ..tasks.pool import Scorer
 from ..tasks.reward import Reward
@@ -136,8 +135,8 @@ class RayFleet(LocalFleet):
             if why := joined.differs(self.engine.describe(), self._digest_now(), self._software):
                 self._refuse(replica, f"{replica.name} on {joined.host} {why}")
                 continue
-            if joined.master == "pinned":
-                self.note(f"{replica.name} on {joined.host} keeps the master in the host's memory: {NO_ROOM}.")
+            for remark in joined.remarks:
+                self.note(f"{replica.name} on {joined.host} {remark}.")
             replica.host, replica.pid, replica.expected = joined.host, joined.pid, joined.digest
             self._failures = 0
             self.dispatcher.join(replica)

@@ -39,7 +39,7 @@ class OutOfMemory(Exception):
 
 @dataclass(frozen=True)
 class Joined:
-    """What a replica says of itself when it is ready (`digest` of its weights, where its `master` is, the `software`
+    """What a replica says of itself when it is ready (`digest` of its weights, `remarks` for the user, the `software`
     that decodes), or that its `versions` are others.
     """
 
@@ -48,7 +48,7 @@ class Joined:
     pid: int
     digest: str = ""
     model: Any = None
-    master: str = "host"
+    remarks: tuple[str, ...] = ()
     software: str = ""
 
     def differs(self, described: Mapping[str, Any], digest: str, software: str) -> str:
@@ -129,7 +129,7 @@ class Replica:
         self._digest = self.engine.digest()
         described = self.engine.describe()
         model = (described["digest"], described["scope"])
-        return Joined(*who, self._digest, model, self.engine.master, self.engine.software)
+        return Joined(*who, self._digest, model, tuple(self.engine.remarks), self.engine.software)
 
     def _load(self) -> Engine:
         if self._files is None:

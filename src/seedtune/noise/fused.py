@@ -20,27 +20,36 @@ from .cpu import WHOLE, Cut, Factors
 from .gpu import Sums, rows_of, table_on
 from .spec import Key
 
-#: What a program works on: elements, of low-rank noise; at most so many blocks of eight words, two a thread.
+#: What a program works on: elements, of low-rank noise; at most so many blocks of eight words.
 TILE, BLOCKS = 1024, 256
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
 @triton.jit
 def words(seed, block, parameter, purpose):  # type: ignore[no-untyped-def]
-    """The 16-bit words of blocks [B] of a parameter: [8 B]. As `spec.words`."""
+    """The 16-bit words of blocks [B] of a parameter: the first four of each block and the last four, [4 B] each, so
+    that a thread holds as many neighbours as it can load at once. As `spec.words`.
+    """
     low, high = block.to(tl.uint32), (block >> 32).to(tl.uint32)
     c2, c3 = tl.zeros_like(low) + parameter.to(tl.uint32), tl.zeros_like(low) + purpose
     c0, c1, c2, c3 = tl.philox(seed, low, high, c2, c3)
-    first = tl.join(tl.join(c0 & 0xFFFF, c0 >> 16), tl.join(c1 & 0xFFFF, c1 >> 16))  # [B, half, output]
-    last = tl.join(tl.join(c2 & 0xFFFF, c2 >> 16), tl.join(c3 & 0xFFFF, c3 >> 16))
-    return tl.ravel(tl.permute(tl.join(first, last), (0, 3, 2, 1)))  # [B, first or last, output, half]
+    return four(c0, c1), four(c2, c3)
 
 
 @triton.jit
-def rounded_to_bfloat16(values):  # type: ignore[no-untyped-def]
-    """As `spec.round_to_bfloat16`; Triton's own rounding differs between a device and the interpreter."""
-    bits = values.to(tl.uint32, bitcast=True)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+def four(a, b):  # type: ignore[no-untyped-def]
+    """The halves of two outputs, in order."""
+    halves = tl.join(tl.join(a & 0xFFFF, a >> 16), tl.join(b & 0xFFFF, b >> 16))  # [B, half, output]
+    return tl.ravel(tl.permute(halves, (0, 2, 1)))
+
+
+@triton.jit
+def rounded(values, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
+    """To bfloat16 as `spec.round_to_bfloat16`: Triton's own rounding differs between a device and the interpreter."""
+    if dtype == tl.bfloat16:
+        bits = values.to(tl.uint32, bitcast=True)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    return values.to(dtype)
 
 
 @triton.jit(do_not_specialize=["members", "parameter", "tiles"])
@@ -52,18 +61,23 @@ def full_kernel(  # type: ignore[no-untyped-def]
     program = tl.program_id(0).to(tl.int64)
     row, tile = program // tiles, program % tiles
     start = first + row * width
-    block = (start >> 3) + tile * blocks + tl.arange(0, blocks)
-    column = (((start >> 3) + tile * blocks) << 3) - start + tl.arange(0, 8 * blocks)
-    held, at = (column >= 0) & (column < columns), row * columns + column
-    total = tl.zeros((8 * blocks,), tl.float32)
+    begin = (start >> 3) + tile * blocks
+    quad = tl.arange(0, 4 * blocks)
+    left = (begin << 3) - start + quad // 4 * 8 + quad % 4
+    right = left + 4
+    left_held, right_held = (left >= 0) & (left < columns), (right >= 0) & (right < columns)
+    left_at, right_at = row * columns + left, row * columns + right
+    left_sum, right_sum = tl.zeros((4 * blocks,), tl.float32), tl.zeros((4 * blocks,), tl.float32)
     if from_source:
-        total = tl.load(source + at, held, 0).to(tl.float32)
+        left_sum = tl.load(source + left_at, left_held, 0).to(tl.float32)
+        right_sum = tl.load(source + right_at, right_held, 0).to(tl.float32)
     for q in range(members):
-        word = words(tl.load(seeds + q), block, parameter, 0)
-        total = total + tl.load(table + word) * tl.load(coefficients + q)
-    if out.dtype.element_ty == tl.bfloat16:
-        total = rounded_to_bfloat16(total)
-    tl.store(out + at, total.to(out.dtype.element_ty), held)
+        left_words, right_words = words(tl.load(seeds + q), begin + tl.arange(0, blocks), parameter, 0)
+        coefficient = tl.load(coefficients + q)
+        left_sum = left_sum + tl.load(table + left_words) * coefficient
+        right_sum = right_sum + tl.load(table + right_words) * coefficient
+    tl.store(out + left_at, rounded(left_sum, out.dtype.element_ty), left_held)
+    tl.store(out + right_at, rounded(right_sum, out.dtype.element_ty), right_held)
 
 
 def full(
@@ -78,15 +92,21 @@ def full(
     """As `gpu.full`. `out` and `source` are flat and contiguous, on one device; `out` holds whole rows of the cut
     from `start` on, or a part of one.
     """
+    if len(keys) != len(coefficients):
+        raise ValueError(f"{len(keys)} keys and {len(coefficients)} coefficients")
+    if not len(out):
+        return
     row, column = divmod(start, cut.columns)
     first = cut.first + row * cut.width + column
     columns = len(out) if column + len(out) <= cut.columns else cut.columns
-    blocks = min(BLOCKS, max(16, triton.next_power_of_2(columns // 8 + 2)))
-    tiles = triton.cdiv(columns + 7, 8 * blocks)
+    rows = len(out) // columns
+    before = 0 if first % 8 == 0 and (rows == 1 or cut.width % 8 == 0) else 7  # elements of the first block, at most
+    blocks = min(BLOCKS, max(16, triton.next_power_of_2(triton.cdiv(columns + before, 8))))
+    tiles = triton.cdiv(columns + before, 8 * blocks)
     sent = (*_there(tuple(keys), tuple(coefficients), out.device), table_on(out.device))
     signed = parameter - (parameter >> 31 << 32)  # so that it is always 32 bits wide
     with torch.cuda.device_of(out):
-        full_kernel[(len(out) // columns * tiles,)](
+        full_kernel[(rows * tiles,)](
             out, out if source is None else source, *sent, len(keys), signed, first, columns, cut.width, tiles,
             source is not None, blocks, **OPTIONS,
         )  # fmt: skip
@@ -103,7 +123,7 @@ def low_rank_kernel(  # type: ignore[no-untyped-def]
     held, row, column = at < size, (at + skip) // wide, (at + skip) % wide
     total = tl.zeros((tile,), tl.float32)
     for q in range(members):
-        left, right = a + (q * rows + row) * rank, b + q * rank * wide + column
+        left, right = a + (q * rows + row) * rank, b + tl.cast(q, tl.int64) * rank * wide + column
         e = tl.load(left, held, 0) * tl.load(right, held, 0)
         for j in range(1, rank):
             e = e + tl.load(left + j, held, 0) * tl.load(right + j * wide, held, 0)
@@ -113,6 +133,10 @@ def low_rank_kernel(  # type: ignore[no-untyped-def]
 
 def low_rank(out: torch.Tensor, factors: Factors, coefficients: Sequence[float], start: int = 0) -> None:
     """As `gpu.low_rank`."""
+    if len(factors.a_K) != len(coefficients):
+        raise ValueError(f"{len(factors.a_K)} directions and {len(coefficients)} coefficients")
+    if not len(out):
+        return
     a_K, b_K, skip = rows_of(factors, start, len(out), out.device)
     _, rows, rank = a_K.shape
     sent = torch.tensor(coefficients, dtype=torch.float32, device=out.device)
@@ -123,7 +147,7 @@ def low_rank(out: torch.Tensor, factors: Factors, coefficients: Sequence[float],
         )  # fmt: skip
 
 
-Fused = Sums(full, low_rank)
+FUSED = Sums(full, low_rank)
 
 
 @lru_cache(maxsize=8)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import product
 from typing import NamedTuple
-from warnings import warn
 
 import numpy as np
 import torch
@@ -125,10 +125,11 @@ def digest(weights: torch.Tensor, parameter: int, start: int = 0, cut: Cut = WHO
 
 
 class Sums(NamedTuple):
-    """Who adds up members' noise: see `full` and `low_rank`."""
+    """Who adds up members' noise: see `full` and `low_rank`; and why it is not the fastest that there is."""
 
     full: Callable[..., None]
     low_rank: Callable[..., None]
+    why: str = ""
 
 
 def full(
@@ -173,42 +174,61 @@ def rows_of(factors: Factors, start: int, size: int, device: torch.device) -> tu
 
 @cache
 def sums(device: torch.device) -> Sums:
-    """The kernels of `fused` where there is Triton and their bits are those from here; else these, and that is said."""
+    """The kernels of `fused` where there is Triton and their bits are those from here; else these."""
     own = Sums(full, low_rank)
     if device.type != "cuda":
         return own
     try:
-        from .fused import Fused
+        from .fused import FUSED
 
-        if agree(Fused, device):
-            return Fused
-        why = "their bits are not those of the specification on this device"
+        if agree(FUSED, device):
+            return FUSED
+        return own._replace(why="their bits are not those of the specification on this device")
     except Exception as e:  # Triton absent, or a device or driver that it cannot compile for
-        why = f"{type(e).__name__}: {e}"
-    warn(f"Noise is drawn by torch, with the same bits, as the faster kernels are not used: {why}.", stacklevel=2)
-    return own
+        return own._replace(why=f"{type(e).__name__}: {e}")
+
+
+# Of runs: where they start, in which cut, how many elements; of matrices: shape, start, rank; and dtypes from and to.
+_RUNS = (
+    *((0, WHOLE, 8192), (5, WHOLE, 5003), (2**35 + 3, WHOLE, 999)),
+    *((0, Cut(512, 4096, 512), 8192), (60, Cut(30, 77, 11), 1230)),
+)
+_MATRICES = (((64, 128), 0, 1), ((70, 90), 401, 3))
+_WAYS = (
+    *((None, torch.float32), (torch.float32, torch.float32), (torch.float32, torch.bfloat16)),
+    *((torch.float32, torch.float16), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16)),
+)
 
 
 def agree(other: Sums, device: torch.device) -> bool:
-    """Whether these sums have the bits of the ones here, in every dtype: of a long run, one far along, and of rows of a
-    shard; of low rank, across rows.
+    """Whether these sums have the bits of the ones here: of runs and shards at multiples of 16, which are compiled
+    otherwise, and elsewhere; also in place.
     """
-    keys, coefficients = [(2**32 - 9, 3), (7, 2**32 - 1)], [-0.03, 1.7]
-    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
-    ways: list[tuple[Callable[..., None], ...]] = [(full, other.full), (low_rank, other.low_rank)]
-    for start, cut, size in ((0, WHOLE, 5003), (2**35 + 3, WHOLE, 999), (60, Cut(30, 77, 11), 1230)):
-        for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            source = torch.linspace(-2, 2, size, device=device).to(dtype)
-            for from_ in (source, None):
-                pairs.append((torch.empty_like(source), torch.empty_like(source)))
-                for out, sums_up in zip(pairs[-1], ways[0], strict=True):
-                    sums_up(out, from_, keys, coefficients, 2**32 - 5, start, cut)
-    for rank in (1, 3):
-        factors = Factors.draw(keys, 5, (70, 90), rank)
-        pairs.append((torch.empty(5003, device=device), torch.empty(5003, device=device)))
-        for out, sums_up in zip(pairs[-1], ways[1], strict=True):
-            sums_up(out, factors, coefficients, 401)
-    return all(torch.equal(a, b) for a, b in pairs)
+    keys, coefficients, parameter = [(2**32 - 9, 3), (7, 2**32 - 1)], [-0.03, 1.7], 2**32 - 5
+    for (start, cut, size), (given, made) in product(_RUNS, _WAYS):
+        source = None if given is None else torch.linspace(-2, 2, size, device=device).to(given)
+        a, b = (torch.full((size,), torch.nan, dtype=made, device=device) for _ in range(2))
+        full(a, source, keys, coefficients, parameter, start, cut)
+        other.full(b, source, keys, coefficients, parameter, start, cut)
+        if not _same_bits(a, b):
+            return False
+        if source is not None and source.dtype == made:
+            other.full(source, source, keys, coefficients, parameter, start, cut)
+            if not _same_bits(a, source):
+                return False
+    for shape, start, rank in _MATRICES:
+        factors = Factors.draw(keys, 5, shape, rank)
+        a, b = (torch.full((4992,), torch.nan, device=device) for _ in range(2))
+        low_rank(a, factors, coefficients, start)
+        other.low_rank(b, factors, coefficients, start)
+        if not _same_bits(a, b):
+            return False
+    return True
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    whole = torch.int32 if a.itemsize == 4 else torch.int16
+    return torch.equal(a.view(whole), b.view(whole))
 
 
 # --- elements ---------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from .device import Device
 from .host import Host, digest_of
 from .quantised import Packed, Quantised
 from .shard import Shard
+from .store import Store
 
 
 class Centre:
@@ -53,7 +54,7 @@ class Centre:
         master: torch.dtype = torch.float32,
         live: Sequence[torch.Tensor] | None = None,
         shards: Sequence[Shard] | None = None,
-        store: type[Host] | type[Device] | None = None,
+        store: type[Store] | None = None,
     ) -> None:
         self.seed, self.sigma, self.exact = seed, sigma, restore == "exact"
         self.rule = rule or UpdateRule()

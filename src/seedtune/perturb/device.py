@@ -14,15 +14,19 @@ from ..noise import gpu
 from ..noise.cpu import Cut, Factors, Step
 from ..noise.spec import Key
 from .quantised import Quantised
+from .store import Store
 
-#: What it means to the user when the master is not beside the live weights.
-NO_ROOM = "the GPU has no room for it, so members and updates take longer to write"
+#: Remarks: the master is not beside the live weights; and the kernels of `noise.fused` cannot be used.
+NO_ROOM = (
+    "keeps the master in the host's memory: the GPU has no room for it, so members and updates take longer to write"
+)
+SLOW = "draws noise by torch's own operations, with the same bits, as faster kernels cannot be used"
 #: Bytes that are left free on a device: what an update works with for a while, and some air.
 _SPARED = 4 << 30
 
 
-class Device:
-    """As `Host`, with the same bits. The master is on the device; where that has no room for it, in pinned memory of
+class Device(Store):
+    """The master is on the device; where that has no room for it, in pinned memory of
     the host, from where it comes piece by piece.
     """
 
@@ -37,11 +41,13 @@ class Device:
         moments: int = 0,
         live: Sequence[torch.Tensor] | None = None,
     ) -> None:
-        self.parameters, self.ids, self.cuts = parameters, ids, cuts
+        super().__init__(parameters, dtype, ids=ids, cuts=cuts, master=master, moments=moments, live=live)
         self.device = (live or parameters)[0].device
         sizes = [prod(p.shape) for p in parameters]
         needed = sum(sizes) * ((0 if master is None else master.itemsize) + 4 * moments)
-        self.kind = "device" if needed <= room(self.device) else "pinned"
+        self.pinned = needed > room(self.device)
+        slow = gpu.sums(self.device).why
+        self.remarks = (*([NO_ROOM] if self.pinned else []), *([f"{SLOW}: {slow}"] if slow else []))
         self._live: list[torch.Tensor | None] = []
         self.centre: list[torch.Tensor] = []
         for n, parameter in enumerate(parameters):
@@ -61,7 +67,7 @@ class Device:
 
     def _room(self, size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Memory where the master is."""
-        if self.kind == "device":
+        if not self.pinned:
             return torch.empty(size, dtype=dtype, device=self.device)
         return torch.empty(size, dtype=dtype, pin_memory=self.device.type == "cuda")
 
@@ -69,13 +75,10 @@ class Device:
         """A flat copy there."""
         return self._room(tensor.numel(), dtype).copy_(tensor.reshape(-1))
 
-    def write(self, scale: float = 0.0, key: Key = (0, 0)) -> None:
+    def perturb(self, scale: float, key: Key) -> None:
         for n, a, b in self.ranges:
             if (live := self._live[n]) is not None:
                 gpu.perturb(live[a:b], self.centre[n][a:b], scale, key, self.ids[n], a, self.cuts[n])
-        for n, parameter in enumerate(self.parameters):
-            if not isinstance(parameter, nn.Parameter):
-                parameter.write(self.rounded(n, torch.float32).view(parameter.shape))
 
     def update(
         self,
@@ -101,14 +104,8 @@ class Device:
     def _digest(self, n: int, a: int, b: int) -> int:
         return gpu.digest(self.centre[n][a:b].to(self.device), self.ids[n], a, self.cuts[n])
 
-    def state(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        held = {
-            f"centre/{name}": w.view(torch.int32 if w.itemsize == 4 else torch.int16)
-            for name, w in zip(names, self.centre, strict=True)
-        }
-        for kind, tensors in (("first", self._m), ("second", self._v)):
-            held |= {f"{kind}/{name}": t for name, t in zip(names, tensors, strict=True) if len(t)}
-        return held
+    def kept(self) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+        return [w.view(torch.int32 if w.itemsize == 4 else torch.int16) for w in self.centre], self._m, self._v
 
     def rounded(self, n: int, dtype: torch.dtype) -> torch.Tensor:
         return self.centre[n].to(dtype).cpu()

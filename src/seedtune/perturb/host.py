@@ -14,18 +14,13 @@ from ..noise import cpu, spec
 from ..noise.cpu import NO_WEIGHTS, WHOLE, Cut, Factors, Step, Weights
 from ..noise.spec import Key
 from .quantised import Quantised
+from .store import Store
 
 FORMATS = {torch.float32: cpu.F32, torch.bfloat16: cpu.BF16, torch.float16: cpu.F16}
 
 
-class Host:
-    """Keeps the master of `parameters`, in the dtype `master` (None: the live weights are the centre), and as many
-    moments as the update's rule asks for. The live weights, the parameters' data in `dtype` (or the tensors `live`),
-    are on the CPU, too; a quantised layer, wherever it is, is given numbers to quantise. `ids` and `cuts` say which
-    noise is whose.
-    """
-
-    kind = "host"
+class Host(Store):
+    """The live weights are on the CPU, too; a quantised layer, wherever it is, is given numbers to quantise."""
 
     def __init__(
         self,
@@ -38,7 +33,7 @@ class Host:
         moments: int = 0,
         live: Sequence[torch.Tensor] | None = None,
     ) -> None:
-        self.parameters, self.ids, self.cuts = parameters, ids, cuts
+        super().__init__(parameters, dtype, ids=ids, cuts=cuts, master=master, moments=moments, live=live)
         self._live: list[Weights] = []
         self.centre: list[Weights] = []
         for n, parameter in enumerate(parameters):
@@ -61,17 +56,12 @@ class Host:
         self.ranges = cpu.ranges(sizes)
         self._live_ranges = cpu.ranges(len(w) for w in self._live)
 
-    def write(self, scale: float = 0.0, key: Key = (0, 0)) -> None:
-        """live = round(centre + scale * noise); of quantised layers the centre alone."""
-
+    def perturb(self, scale: float, key: Key) -> None:
         def work(n: int, a: int, b: int) -> None:
             live, centre = self._live[n].part(a, b), self.centre[n].part(a, b)
             cpu.perturb(live, centre, scale, key, self.ids[n], a, self.cuts[n])
 
         cpu.parallel(work, self._live_ranges)
-        for n, parameter in enumerate(self.parameters):
-            if not isinstance(parameter, nn.Parameter):
-                parameter.write(self.rounded(n, torch.float32).view(parameter.shape))
 
     def update(
         self,
@@ -82,7 +72,6 @@ class Host:
         rounding: Key | None,
         anchors: Sequence[torch.Tensor],
     ) -> list[tuple[int, float]]:
-        """Apply an update to the centre; parameters and the squares of what they moved."""
         anchor = [host_weights(a) for a in anchors]
 
         def work(n: int, a: int, b: int) -> tuple[int, float]:
@@ -94,18 +83,13 @@ class Host:
         return cpu.parallel(work, self.ranges)
 
     def digest(self, of: Sequence[int]) -> int:
-        """The sum of the digests of these parameters."""
         return digest_of([self.centre[n] for n in of], [self.ids[n] for n in of], [self.cuts[n] for n in of])
 
-    def state(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """The centre and the moments, flat; they share their memory."""
-        held = {f"centre/{name}": _tensor(w.bits()) for name, w in zip(names, self.centre, strict=True)}
-        for kind, arrays in (("first", self._m), ("second", self._v)):
-            held |= {f"{kind}/{name}": _tensor(a) for name, a in zip(names, arrays, strict=True) if len(a)}
-        return held
+    def kept(self) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+        centre = [_tensor(w.bits()) for w in self.centre]
+        return centre, [_tensor(m) for m in self._m], [_tensor(v) for v in self._v]
 
     def rounded(self, n: int, dtype: torch.dtype) -> torch.Tensor:
-        """A parameter of the centre, rounded once to `dtype`, flat, on the CPU."""
         out = torch.empty(len(self.centre[n]), dtype=dtype)
         cpu.perturb(host_weights(out), self.centre[n], 0.0, (0, 0), 0)
         return out
