@@ -46,9 +46,12 @@ def run(workers, count=12, timeout=20.0, tick=lambda: None, lost=None):
 
 
 def test_every_piece_is_answered_once():
-    dispatcher, answers, tally = run([Simulated(str(n)) for n in range(3)])
+    workers = [Simulated(str(n)) for n in range(3)]
+    dispatcher, answers, tally = run(workers)
     assert sorted(answers) == [(n, n * 10) for n in range(12)]
     assert 0 < tally.utilisation <= 1
+    assert sorted(tally.by) == [*range(12)]
+    assert all(number in workers[int(name)].asked for number, name in tally.by.items())
     again = []
     dispatcher.run(range(4), lambda number, answer: again.append(answer))
     assert sorted(again) == [0, 10, 20, 30]

@@ -69,6 +69,36 @@ def test_after_1000_members_the_centre_has_not_changed(base, dtype):
     assert perturber.digest() == digest
 
 
+def test_a_member_that_was_written_by_half_is_undone(monkeypatch):
+    """Out of memory in the middle, say: what is there is neither the member nor the centre."""
+    model = tiny_llama()
+    perturber, member = full(model), Member(1, 0, 0, 1)
+    before, write, parts = bytes_of(model), cpu.perturb, []
+
+    def fails(*args):
+        parts.append(args)
+        if len(parts) == 5:
+            raise MemoryError
+        write(*args)
+
+    monkeypatch.setattr(cpu, "perturb", fails)
+    with pytest.raises(MemoryError):
+        perturber.perturb(member)
+    monkeypatch.undo()
+    assert not same(bytes_of(model), before)
+    perturber.restore()
+    assert same(bytes_of(model), before)
+    perturber.perturb(member)
+    whole = bytes_of(model)
+    parts.clear()
+    monkeypatch.setattr(cpu, "perturb", fails)
+    with pytest.raises(MemoryError):
+        perturber.restore()
+    monkeypatch.undo()
+    perturber.perturb(member)
+    assert same(bytes_of(model), whole)
+
+
 def test_subtracting_the_noise_again_drifts_and_so_is_an_option_only():
     model = tiny_llama(layers=1).to(torch.bfloat16)
     perturber = full(model, restore="subtract", sigma=0.001)

@@ -243,8 +243,8 @@ class VLLMEngine:
                 temperature=0, max_tokens=1, allowed_token_ids=[last], logprobs=0, prompt_logprobs=0, detokenize=False
             )
 
-        self._do(*(["show_base"] if base else ["seat", [None]]))
         try:
+            self._do(*(["show_base"] if base else ["seat", [None]]))
             self._serve([(ids[:-1], how(ids[-1]), None) for ids in texts], collect)
         finally:
             if base:

@@ -27,7 +27,8 @@ def _pack_and_keep(layer: nn.Module, remove_weight: bool) -> None:
 
 vllm_layers.dispatch_cpu_unquantized_gemm = _pack_and_keep
 
-_process: Any = ctypes.CDLL(None)
+#: How many threads OpenMP takes, said for one thread; None where its library is not to be found.
+_set_threads: Any = getattr(ctypes.CDLL(None), "omp_set_num_threads", None)
 
 
 def packed_layers(model: nn.Module, moving: Collection[torch.Tensor]) -> list[Any]:
@@ -47,12 +48,17 @@ def packed_layers(model: nn.Module, moving: Collection[torch.Tensor]) -> list[An
 
 def pack(layers: Collection[Any]) -> None:
     """Pack layers anew, on the threads of the noise."""
-    cpu.parallel(_pack_alone, [(layer,) for layer in layers])
+    if _set_threads is None:
+        for layer in layers:
+            _pack(layer, remove_weight=False)
+    else:
+        cpu.parallel(_pack_alone, [(layer,) for layer in layers])
 
 
 def _pack_alone(layer: nn.Module) -> None:
     """With one thread of OpenMP: a team of this thread's own would go on spinning beside vLLM's."""
-    _process.omp_set_num_threads(1)
+    torch.get_num_threads()  # torch sets its own number when a thread first asks, and never again
+    _set_threads(1)
     _pack(layer, remove_weight=False)
 
 

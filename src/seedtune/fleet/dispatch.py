@@ -42,11 +42,12 @@ class WorkerLost(Exception):
 
 @dataclass
 class Tally:
-    """Of one `run`: useful seconds by worker, wall-clock seconds, chunks asked for twice, names of workers lost, and
-    numbers of chunks that were left out.
+    """Of one `run`: useful seconds by worker, whose answer to each chunk counted, wall-clock seconds, chunks asked for
+    twice, names of workers lost, and numbers of chunks that were left out.
     """
 
     busy: dict[str, float] = field(default_factory=dict)
+    by: dict[int, str] = field(default_factory=dict)
     seconds: float = 0.0
     twice: int = 0
     lost: list[str] = field(default_factory=list)
@@ -188,6 +189,7 @@ class Dispatcher:
                 continue
             answered.add(errand.number)
             times.append(time.monotonic() - errand.started)
+            tally.by[errand.number] = worker.name
             tally.busy[worker.name] = tally.busy.get(worker.name, 0.0) + times[-1]
             on_answer(errand.number, answer)
         tally.seconds = time.monotonic() - began

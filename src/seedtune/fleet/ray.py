@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ class RayFleet(LocalFleet):
         super().__init__(*args, **options)
         self.cluster, self.make, self.model, self.note, self.spare = cluster, make, model, note, spare
         self.dispatcher = Dispatcher(cluster.timeout, self._on_lost)
-        self.tally = Tally()
+        self.tally, self._tokens = Tally(), list[int]()
         self._files = files
         self._begin: tuple[str, str, int] | None = None
         self._before: list[Update] = []
@@ -205,11 +206,13 @@ class RayFleet(LocalFleet):
         may_leave: MayLeave,
     ) -> set[int]:
         for replica in self._replicas:
-            replica.expected = self._digest_now()
+            replica.expected, replica.sent, replica.received = self._digest_now(), 0, 0
+        self._tokens = [0] * len(works)
 
         def on_answer(number: int, parts: Sequence[Part]) -> None:
             for part in parts:
                 on_part(number, part)
+                self._tokens[number] += sum(len(completion.ids) for completion in part.rows.values())
             on_chunk()
 
         def tick() -> None:
@@ -288,10 +291,12 @@ class RayFleet(LocalFleet):
 
     def metrics(self) -> dict[str, float]:
         """Of the last evaluation: replicas, the share of their time that was useful, tokens a second of the slowest and
-        the fastest, and bytes to and from the busiest replica since the metrics before.
+        the fastest, and bytes to and from the busiest replica, with those of the update behind it.
         """
-        replicas = self._replicas
-        speeds = [r.tokens / self.tally.busy[r.name] for r in replicas if self.tally.busy.get(r.name) and r.tokens]
+        replicas, tokens = self._replicas, Counter[str]()
+        for number, name in self.tally.by.items():
+            tokens[name] += self._tokens[number]
+        speeds = [tokens[name] / seconds for name, seconds in self.tally.busy.items() if seconds and tokens[name]]
         found = {
             "fleet/replicas": len(replicas),
             "fleet/utilisation": self.tally.utilisation,
@@ -303,8 +308,6 @@ class RayFleet(LocalFleet):
             "fleet/asked_twice": self.tally.twice,
         }
         self._lost = 0
-        for replica in replicas:
-            replica.sent = replica.received = replica.tokens = 0
         return {name: float(value) for name, value in found.items()}
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ class Actor:
     def __init__(self, name: str, actor: Any, to_completion: ToCompletion, note: Callable[[str], None]) -> None:
         self.name, self.actor, self.to_completion, self.note = name, actor, to_completion, note
         self.host = ""
-        self.sent = self.received = self.tokens = self.pid = 0
+        self.sent = self.received = self.pid = 0
         self.expected = ""
         self.digest: ObjectRef[str] | None = None
         self.replaceable = True
@@ -69,9 +69,7 @@ class Actor:
                 f"{self.name} on {self.host} ran out of memory; it decodes {halved} rows at once from now on. Rewards "
                 "may differ in their last bits from those of a run with memory enough; set generation_batch_size."
             )
-        parts = unpack_parts(packed, self.to_completion)
-        self.tokens += sum(len(c.ids) for part in parts for c in part.rows.values())
-        return parts
+        return unpack_parts(packed, self.to_completion)
 
     def _told(self, cause: BaseException) -> BaseException:
         """What an error of the replica's means to the dispatcher."""

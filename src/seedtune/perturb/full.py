@@ -23,6 +23,7 @@ class FullRank(Centre):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._member: Member | None = None
+        self._whole = True  # False while weights are written, and when that has failed
 
     def become(self, members: Sequence[Member | None]) -> None:
         """All rows must belong to the same member."""
@@ -35,20 +36,22 @@ class FullRank(Centre):
 
     def perturb(self, member: Member) -> None:
         """Make the live model `member`: theta + sigma * sign * noise."""
-        if member == self._member:
+        if member == self._member and self._whole:
             return
         if not self.exact:
             self.restore()
-        self._write(member, self.sigma * member.sign)
         self._member = member
+        self._write(member, self.sigma * member.sign)
 
     def restore(self) -> None:
         """Make the live model the centre again."""
         if self._member is None:
             return
-        member, self._member = self._member, None
-        self._write(member, 0.0 if self.exact else -self.sigma * member.sign)
+        self._write(self._member, 0.0 if self.exact else -self.sigma * self._member.sign)
+        self._member = None
 
     def _write(self, member: Member, scale: float) -> None:
+        self._whole = False
         self.store.write(scale, spec.member_key(self.seed, member.iteration, member.pair))
+        self._whole = True
         self._changed()

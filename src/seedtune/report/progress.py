@@ -271,5 +271,6 @@ def _replicas(lines: Sequence[Mapping[str, float]]) -> str:
     parts = [f"{most:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"]
     parts += [f"{lost:.0f} lost"] if (lost := sum(of["lost"])) else []
     parts += [f"{sum(of['utilisation']) / len(lines):.0%} busy"]
-    parts += [f"{min(of['slowest']):.0f} to {max(of['fastest']):.0f} tokens/s each"]
+    if fastest := max(of["fastest"]):  # 0: nobody's speed is known
+        parts += [f"{min(filter(None, of['slowest'])):.0f} to {fastest:.0f} tokens/s each"]
     return ", ".join([*parts, f"at most {max(of['bytes_sent']) / 1000:.1f} kB sent to one in an iteration"])
