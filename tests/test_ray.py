@@ -301,7 +301,8 @@ class Unloadable:
 def test_replicas_and_scoring_actors_report_what_scoring_processes_report(
     tmp_path, tiny_folder, function, said, workers
 ):
-    args = replace(SETTINGS, output_dir=str(tmp_path), fleet="ray", reward_workers=workers, reward_timeout=2)
+    patience = 2 if function is hangs else 60
+    args = replace(SETTINGS, output_dir=str(tmp_path), fleet="ray", reward_workers=workers, reward_timeout=patience)
     with pytest.raises(RewardError, match=said):
         ESTrainer(str(tiny_folder), function, args, ROWS, progress=Notes()).train()
 
