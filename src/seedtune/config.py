@@ -206,7 +206,7 @@ class ESConfig:
         "Model", "with vllm: share of the GPU's memory that it may take", 0.9, learning=False
     )
     vllm_tensor_parallel_size: int = setting(
-        "Model", "with vllm: GPUs that a replica's model is spread over", 1, learning=False
+        "Model", "with vllm: GPUs (on a CPU: groups of cores) for a model", 1, learning=False
     )
     vllm_max_model_length: int | None = setting(
         "Model", "with vllm: longest prompt with its completion; default: the model's own", None, learning=False

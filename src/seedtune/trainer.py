@@ -188,7 +188,7 @@ class ESTrainer:
                     return why
         except Interrupted:
             return f"Interrupted: what was not finished was dropped; {self.run.step} iterations are done."
-        return f"Done: {self.args.max_steps} iterations."
+        return f"Done: {self.args.max_steps} iteration{'s' * (self.args.max_steps > 1)}."
 
     def _step(self, t: int, scorer: Scorer) -> None:
         """One iteration of Algorithm 2 (Qiu et al., arXiv 2509.24372)."""
@@ -347,10 +347,12 @@ class ESTrainer:
         asked = a.prompts_per_step or len(self.prompts.train)
         moved, size = about["moved"] / 1e6, about["parameters"] / 1e6
         cannot = "" if a.perturbation == "full" else " low-rank"
+        carried = a.engine == "vllm" and a.perturbation == "lowrank"
         left_out = f"{len(about['left_out'])} parameters that cannot move{cannot}; journal.jsonl names them"
         return [
             ("model", f"{about['model']}: {size:.1f}M parameters, {moved:.1f}M of them move ({about['dtype']})"),
             *([("left out", left_out)] if about["left_out"] else []),
+            *([("scope", f"{a.scope}: vLLM's adapters carry linear layers")] if carried else []),
             *[("engine", remark) for remark in self.engine.remarks],
             *([("quantised", _quantised(about["quantised"], a.master_dtype))] if "quantised" in about else []),
             ("population", f"{a.population_size} {kind} members{mirrored}, {asked} prompts each an iteration"),

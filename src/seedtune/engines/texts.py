@@ -12,7 +12,9 @@ from .base import Completion, Prompt
 
 
 class Texts:
-    """A tokenizer, the model's stop tokens and its context (tokens it can attend to; None: it does not say)."""
+    """A tokenizer, the model's stop tokens and its context (tokens it can attend to; None: it does not say), which
+    messages call `limit`.
+    """
 
     def __init__(
         self,
@@ -20,8 +22,9 @@ class Texts:
         stops: int | Sequence[int] | None,
         context: int | None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        limit: str = "the model's context",
     ) -> None:
-        self.tokenizer, self.context = tokenizer, context
+        self.tokenizer, self.context, self._limit = tokenizer, context, limit
         self._chat_template_kwargs = dict(chat_template_kwargs or {})
         if stops is None:
             stops = tokenizer.eos_token_id
@@ -42,7 +45,7 @@ class Texts:
             if self.context is not None and len(ids) + max_completion_length > self.context:
                 raise DataError(
                     f"prompt {number} has {len(ids)} tokens; with max_completion_length {max_completion_length} that "
-                    f"is more than the model's context of {self.context}. Shorten the prompt or the completion.\n"
+                    f"is more than {self._limit} of {self.context}. Shorten the prompt or the completion.\n"
                     f"  {str(content)[:100]!r}"
                 )
             if not ids:

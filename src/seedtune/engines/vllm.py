@@ -61,6 +61,10 @@ class VLLMEngine:
         self.tokenizer = tokenizer or own
         if quantised(self.model):
             raise ModelError(f"engine: vllm cannot move a quantised base, and {name!r} is one: use engine: hf.")
+        config = self.model.config.get_text_config()
+        own_context = getattr(config, "max_position_embeddings", None)
+        if context and own_context and context > own_context:
+            raise ConfigError(f"vllm_max_model_length is {context}; {name!r} attends to {own_context} tokens at most.")
         self._base_digest = digest_of(dict(self.model.named_parameters()))
         self._rows = rows or MOST_ROWS["cpu" if on_cpu() else "cuda"]
         self._llm = start(
@@ -74,10 +78,9 @@ class VLLMEngine:
             gpu_memory_utilization=memory,
             **self._adapters(members),
         )
-        config = self.model.config.get_text_config()
-        longest = context or getattr(config, "max_position_embeddings", None)
+        limit = {"limit": "vllm_max_model_length"} if context else {}
         stops = getattr(self.model.generation_config, "eos_token_id", None)
-        self.texts = Texts(self.tokenizer, stops, longest, how.get("chat_template_kwargs"))
+        self.texts = Texts(self.tokenizer, stops, context or own_context, how.get("chat_template_kwargs"), **limit)
         self.sigma: float = how["sigma"]
         self._members: list[Member | None] = []
         self._reader: HFEngine | None = None

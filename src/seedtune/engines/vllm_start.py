@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
@@ -49,7 +50,8 @@ def spare_numba() -> None:
     """vLLM looks through every imported module for kernels to replace, and breaks on what numba's compiler keeps there
     (a library whose `__dict__` is no dictionary). It does not look there.
     """
-    from vllm.triton_utils import dispatcher
+    with _unless_set(_ENVIRONMENT):  # what is imported first reads how much to say
+        from vllm.triton_utils import dispatcher
 
     scan = getattr(dispatcher, "_rebind_kernels", None)
     if scan is None or hasattr(scan, "__wrapped__"):
@@ -59,7 +61,9 @@ def spare_numba() -> None:
     def spared(overrides: Any) -> None:
         hidden = {n: sys.modules.pop(n) for n in list(sys.modules) if n.split(".")[0] in ("numba", "llvmlite")}
         try:
-            scan(overrides)
+            with warnings.catch_warnings():  # of what it meets
+                warnings.simplefilter("ignore")
+                scan(overrides)
         finally:
             sys.modules.update(hidden)
 
@@ -109,6 +113,7 @@ def start(
                 enforce_eager=True,
                 enable_prefix_caching=False,
                 skip_tokenizer_init=True,
+                use_tqdm_on_load=False,
                 tensor_parallel_size=devices,
                 disable_log_stats=True,
                 worker_extension_cls="seedtune.engines.vllm_worker.WorkerExtension",

@@ -128,6 +128,7 @@ class Panel(Progress):
         super().__init__()
         self.console = console
         self._live: Live | None = None
+        self._over = False
         self._truths: Mapping[str, float] = {}
 
     def begin(self, facts: Sequence[tuple[str, str]], first: int, max_steps: int) -> None:
@@ -147,6 +148,7 @@ class Panel(Progress):
         self._truths = _truths(metrics)
 
     def stop(self) -> None:
+        self._over = True
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -168,7 +170,9 @@ class Panel(Progress):
             grid.add_row(
                 "centre",
                 Text.assemble(
-                    (number(values[-1]), "bold green"), f"  {sparkline(values)}", (f"  was {number(values[0])}", "dim")
+                    (number(values[-1]), "bold green"),
+                    f"  {sparkline(values)}",
+                    (f"  was {number(values[0])}" if len(values) > 1 else "", "dim"),
                 ),
             )
         if self._truths:
@@ -190,7 +194,7 @@ class Panel(Progress):
         line.add_column(ratio=1)
         line.add_column(no_wrap=True, justify="right")
         part = self.done / self.total if self.total and self.done else 0.0
-        now = min(self.step + 1, self.max_steps)
+        now = self.step if self._over else min(self.step + 1, self.max_steps)
         within = f" · row {self.done}/{self.total}" if self.done else ""
         left = f"{duration(self.seconds_left)} left" if self._first < self.step < self.max_steps else ""
         line.add_row(
