@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -50,7 +51,8 @@ def spare_numba() -> None:
     """vLLM looks through every imported module for kernels to replace, and breaks on what numba's compiler keeps there
     (a library whose `__dict__` is no dictionary). It does not look there.
     """
-    with _unless_set(_ENVIRONMENT):  # what is imported first reads how much to say
+    with _unless_set(_ENVIRONMENT):  # what is imported reads how much to say, and says some things before
+        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
         from vllm.triton_utils import dispatcher
 
     scan = getattr(dispatcher, "_rebind_kernels", None)
