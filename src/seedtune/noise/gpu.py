@@ -185,7 +185,7 @@ def sums(device: torch.device) -> Sums:
             return FUSED
         return own._replace(why="their bits are not those of the specification on this device")
     except Exception as e:  # Triton absent, or a device or driver that it cannot compile for
-        return own._replace(why=f"{type(e).__name__}: {e}")
+        return own._replace(why=f"{type(e).__name__}: {e}".splitlines()[0])
 
 
 # Of runs: where they start, in which cut, how many elements; of matrices: shape, start, rank; and dtypes from and to.

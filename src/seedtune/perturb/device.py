@@ -26,8 +26,8 @@ _SPARED = 4 << 30
 
 
 class Device(Store):
-    """The master is on the device; where that has no room for it, in pinned memory of
-    the host, from where it comes piece by piece.
+    """The master is on the device; where that has no room for it, in pinned memory of the host, from where it comes
+    piece by piece.
     """
 
     def __init__(
