@@ -122,12 +122,12 @@ def test_a_master_beside_the_weights_gives_the_same_run(tmp_path, monkeypatch):
     trainer(tmp_path, optimizer="adam").train()
     expected = (tmp_path / "run" / "journal.jsonl").read_bytes()
     monkeypatch.setattr(centre, "Host", device.Device)
-    for room, says in ((1e9, "on the GPU"), (0, "no room")):
+    for room, says in ((1e9, None), (0, device.NO_ROOM)):
         monkeypatch.setattr(device, "room", lambda device, room=room: room)
         said = Said()
-        trainer(tmp_path, optimizer="adam", output_dir=str(tmp_path / says), progress=said).train()
-        assert says in said.facts["master"]
-        assert (tmp_path / says / "journal.jsonl").read_bytes() == expected
+        trainer(tmp_path, optimizer="adam", output_dir=str(tmp_path / f"room-{room:g}"), progress=said).train()
+        assert said.facts.get("engine") == says
+        assert (tmp_path / f"room-{room:g}" / "journal.jsonl").read_bytes() == expected
 
 
 def test_the_checkpoint_answers_as_the_centre(tmp_path):
