@@ -14,20 +14,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from common import median_seconds, report
 from seedtune.noise import cpu, gpu, spec
-from seedtune.noise.cpu import WHOLE, Factors, Step, Weights
-from seedtune.noise.gpu import Sums
+from seedtune.noise.cpu import WHOLE, Factors, Step
+from seedtune.perturb.host import host_weights
 
 MEMBERS = [spec.member_key(seed=1, iteration=2, pair=n) for n in range(30)]
 COEFFICIENTS = np.linspace(-1, 1, 30).astype(np.float32)
 NONE = torch.empty(0)
 WIDE = 4096
-OWN = Sums(gpu.full, gpu.low_rank)
 
 
 class Weighed:
@@ -76,19 +76,13 @@ def same_bits(device: torch.device, start: int, size: int) -> bool:
     """A member and an update of 30 by the device, against the CPU's kernels."""
     here, there = torch.randn(size), torch.empty(size, dtype=torch.bfloat16)
     out = torch.empty(size, dtype=torch.bfloat16, device=device)
-    cpu.perturb(bits(there), bits(here), 0.001, MEMBERS[0], 3, start)
+    cpu.perturb(host_weights(there), host_weights(here), 0.001, MEMBERS[0], 3, start)
     gpu.perturb(out, here.to(device), 0.001, MEMBERS[0], 3, start)
     ours = here.clone().to(device)
     empty = NONE.numpy()
-    cpu.update(bits(here), MEMBERS, COEFFICIENTS, 3, Step(0.1), empty, empty, start=start)
+    cpu.update(host_weights(here), MEMBERS, COEFFICIENTS, 3, Step(0.1), empty, empty, start=start)
     gpu.update(ours, MEMBERS, COEFFICIENTS, 3, Step(0.1), NONE, NONE, start=start)
     return torch.equal(out.cpu(), there) and torch.equal(ours.cpu(), here)
-
-
-def bits(tensor: torch.Tensor) -> Weights:
-    if tensor.dtype == torch.float32:
-        return Weights.of(tensor.numpy(), cpu.F32)
-    return Weights.of(tensor.view(torch.uint16).numpy(), cpu.BF16)
 
 
 if __name__ == "__main__":
@@ -99,18 +93,18 @@ if __name__ == "__main__":
     args = parser.parse_args()
     if why := gpu.sums(args.device).why:
         print(f"The kernels are not used: {why}.")
-    results = {"kernels_used": float(gpu.sums(args.device).full is not OWN.full)}
+    results = {"kernels_used": float(gpu.sums(args.device).full is not gpu.OWN.full)}
     if not all(same_bits(args.device, *run) for run in ((0, 3 * WIDE), (5, 3 * WIDE + 77))):
         raise SystemExit("The bits of this device are not the CPU's: no times are taken.")
     it = Weighed(int(args.elements), args.device)
     copied, plain, plain_update = it.seconds(it.copy), it.seconds(it.perturb_plainly), it.seconds(it.update_plainly)
     factors = Factors.draw(MEMBERS, 1, (it.rows, WIDE), 1)
-    chosen = gpu.sums
-    for suffix, which in (("", chosen(args.device)), ("_torch", OWN)):
-        gpu.sums = lambda device, which=which: which  # type: ignore[assignment]
-        perturbed, updated = it.seconds(it.perturb), it.seconds(it.update, rounds=2)
+    for suffix, which in (("", gpu.sums(args.device)), ("_torch", gpu.OWN)):
+        with patch.object(gpu, "sums", return_value=which):
+            perturbed, updated = it.seconds(it.perturb), it.seconds(it.update, rounds=2)
+            low_rank = it.seconds(it.update, factors, rounds=2)
         results[f"perturb_over_copy{suffix}"] = (6 / perturbed) / (4 / copied)
         results[f"perturb_over_plain{suffix}"] = plain / perturbed
         results[f"update_over_plain{suffix}"] = plain_update / updated
-        results[f"lowrank_update_over_plain{suffix}"] = plain_update / it.seconds(it.update, factors, rounds=2)
+        results[f"lowrank_update_over_plain{suffix}"] = plain_update / low_rank
     report(results, args.json)

@@ -1,5 +1,5 @@
-"""The Triton kernel without a GPU: its bits in Triton's interpreter (TRITON_INTERPRET=1, as `make test-vllm` sets it),
-and what it compiles to.
+"""The Triton kernels without a GPU: their bits in Triton's interpreter (TRITON_INTERPRET=1, as `make test-vllm` sets
+it), and what they compile to.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def test_other_bits_are_noticed():
         return wrong
 
     cpu = torch.device("cpu")
-    assert gpu.agree(Sums(gpu.full, gpu.low_rank), cpu)
+    assert gpu.agree(gpu.OWN, cpu)
     assert not gpu.agree(Sums(nearly(gpu.full), gpu.low_rank), cpu)
     assert not gpu.agree(Sums(gpu.full, nearly(gpu.low_rank)), cpu)
 
@@ -79,7 +79,7 @@ def test_members_and_updates_by_the_kernels(cut, start, size, rank, monkeypatch)
     wide, begin = (40, 7) if cut == WHOLE else (cut.columns, start)
     factors = rank and Factors.draw(members, 77, (begin + size // wide + 2, wide), rank)
     found = []
-    for which in (Sums(gpu.full, gpu.low_rank), fused.FUSED):
+    for which in (gpu.OWN, fused.FUSED):
         monkeypatch.setattr(gpu, "sums", lambda device, which=which: which)
         member, weights = torch.empty(size, dtype=torch.bfloat16), source.to(torch.bfloat16)
         gpu.perturb(member, source, 0.01, (5, 6), 2**31 + 7, start, cut)

@@ -99,6 +99,24 @@ def test_a_member_that_was_written_by_half_is_undone(monkeypatch):
     assert same(bytes_of(model), whole)
 
 
+def test_a_base_that_could_not_be_shown_is_not_left_there():
+    model = tiny_llama()
+    perturber = full(model, keep_base=True)
+    perturber.update(Population(4, False).ask(1), np.array([0.5, -0.5, 0.2, 0.1], np.float32), 0.3)
+    before, told = bytes_of(model), []
+
+    def fails():
+        told.append(bytes_of(model))
+        if len(told) == 1:
+            raise MemoryError
+
+    perturber.watch(fails)
+    with pytest.raises(MemoryError), perturber.as_base():
+        pass
+    assert not same(told[0], before)
+    assert same(bytes_of(model), before)
+
+
 def test_subtracting_the_noise_again_drifts_and_so_is_an_option_only():
     model = tiny_llama(layers=1).to(torch.bfloat16)
     perturber = full(model, restore="subtract", sigma=0.001)

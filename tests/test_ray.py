@@ -89,7 +89,9 @@ def alone(tmp_path_factory, tiny_folder):
 
 
 @pytest.mark.parametrize("perturbation", ["full", "lowrank"])
-def test_two_replicas_yield_the_journal_of_one(tmp_path, tiny_folder, perturbation):
+def test_two_replicas_yield_the_journal_of_one(tmp_path, tiny_folder, perturbation, monkeypatch):
+    counted, metrics = [], fleet.RayFleet.metrics
+    monkeypatch.setattr(fleet.RayFleet, "metrics", lambda self: counted.append(sum(self._tokens)) or metrics(self))
     how = {"perturbation": perturbation, "antithetic": True, "chunk_size": 8}
     trained(tmp_path / "one", tiny_folder, **how)
     trainer, *theirs = trained(tmp_path / "two", tiny_folder, fleet="ray", replicas=2, reward_workers=2, **how)
@@ -98,6 +100,8 @@ def test_two_replicas_yield_the_journal_of_one(tmp_path, tiny_folder, perturbati
     assert [line["fleet/replicas"] for line in lines] == [2] * 4
     assert all(0 < line["fleet/utilisation"] <= 1 for line in lines)
     assert all(0 < line["fleet/slowest"] <= line["fleet/fastest"] for line in lines)
+    new = [round(line["tokens_per_second"] * line["time/generate"]) for line in lines]
+    assert counted == new  # of the iteration alone, though an evaluation came before
 
 
 def test_bytes_do_not_grow_with_the_model(tmp_path):

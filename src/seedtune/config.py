@@ -225,8 +225,13 @@ class ESConfig:
             object.__setattr__(self, "stop_at", [self.stop_at])
         self._check_kinds()
         self._check_ranges()
-        if self.engine == "vllm" and self.perturbation == "lowrank" and self.scope == "all":
+        if self.by_adapters and self.scope == "all":
             object.__setattr__(self, "scope", "linear")  # what vLLM's adapters can carry
+
+    @property
+    def by_adapters(self) -> bool:
+        """Whether members are vLLM's adapters."""
+        return self.engine == "vllm" and self.perturbation == "lowrank"
 
     @property
     def alpha(self) -> float:

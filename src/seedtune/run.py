@@ -69,8 +69,7 @@ class Run:
         journal, torn = Journal.read(self.folder.path)
         if torn:
             note(f"Note: {torn}.")
-        adapters = self.args.engine == "vllm" and self.args.perturbation == "lowrank"
-        if adapters and (journal.header["config"]["scope"], self.args.scope) == ("all", "linear"):
+        if self.args.by_adapters and (journal.header["config"]["scope"], self.args.scope) == ("all", "linear"):
             raise JournalError(
                 "this run moves more than linear layers (scope: all), and vLLM's adapters carry nothing else: go on "
                 "with engine: hf."
@@ -104,7 +103,7 @@ class Run:
         try:
             known = json.loads(file.read_text())
             before = [*known["engines"].values()][-1]
-        except (OSError, ValueError, KeyError, IndexError, AttributeError):
+        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
             return
         if before != self.args.engine:
             note(

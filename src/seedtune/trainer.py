@@ -347,12 +347,11 @@ class ESTrainer:
         asked = a.prompts_per_step or len(self.prompts.train)
         moved, size = about["moved"] / 1e6, about["parameters"] / 1e6
         cannot = "" if a.perturbation == "full" else " low-rank"
-        carried = a.engine == "vllm" and a.perturbation == "lowrank"
         left_out = f"{len(about['left_out'])} parameters that cannot move{cannot}; journal.jsonl names them"
         return [
             ("model", f"{about['model']}: {size:.1f}M parameters, {moved:.1f}M of them move ({about['dtype']})"),
             *([("left out", left_out)] if about["left_out"] else []),
-            *([("scope", f"{a.scope}: vLLM's adapters carry linear layers")] if carried else []),
+            *([("scope", f"{a.scope}: vLLM's adapters carry linear layers")] if a.by_adapters else []),
             *[("engine", remark) for remark in self.engine.remarks],
             *([("quantised", _quantised(about["quantised"], a.master_dtype))] if "quantised" in about else []),
             ("population", f"{a.population_size} {kind} members{mirrored}, {asked} prompts each an iteration"),

@@ -247,7 +247,10 @@ class VLLMEngine:
             )
 
         try:
-            self._do(*(["show_base"] if base else ["seat", [None]]))
+            if base:
+                self._do("show_base")
+            else:
+                self._do("seat", [None])
             self._serve([(ids[:-1], how(ids[-1]), None) for ids in texts], collect)
         finally:
             if base:

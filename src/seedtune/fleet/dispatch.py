@@ -43,14 +43,13 @@ class WorkerLost(Exception):
 @dataclass
 class Tally:
     """Of one `run`: useful seconds by worker, whose answer to each chunk counted, wall-clock seconds, chunks asked for
-    twice, names of workers lost, and numbers of chunks that were left out.
+    twice, and numbers of chunks that were left out.
     """
 
     busy: dict[str, float] = field(default_factory=dict)
     by: dict[int, str] = field(default_factory=dict)
     seconds: float = 0.0
     twice: int = 0
-    lost: list[str] = field(default_factory=list)
     left: set[int] = field(default_factory=set)
 
     @property
@@ -161,7 +160,7 @@ class Dispatcher:
                 worker, future = self._events.get(timeout=_LOOK_EVERY)
             except Empty:
                 tick()
-                overdue = self._overdue(answered, tally)
+                overdue = self._overdue(answered)
                 todo.extend(overdue)
                 _check_losses(losses, overdue, "it did not answer in time")
                 if self._workers:
@@ -179,7 +178,6 @@ class Dispatcher:
             try:
                 answer = future.result()
             except (WorkerLost, CancelledError) as e:
-                tally.lost.append(worker.name)
                 self.drop(worker, str(e))
                 if errand.number not in answered:
                     todo.appendleft(errand.number)
@@ -248,12 +246,11 @@ class Dispatcher:
     def _is_late(errand: _Errand, times: Sequence[float]) -> bool:
         return time.monotonic() - errand.started > _SLOW * statistics.median(times[-64:])
 
-    def _overdue(self, answered: set[int], tally: Tally) -> list[int]:
+    def _overdue(self, answered: set[int]) -> list[int]:
         """Drop workers that have not answered for too long; their chunks."""
         now, found = time.monotonic(), []
         for name, errand in list(self._out.items()):
             if now - errand.started > self.timeout:
-                tally.lost.append(name)
                 self.drop(self._workers[name], f"no answer for {self.timeout:.0f} s")
                 if errand.run == self._runs and errand.number not in answered:
                     found.append(errand.number)

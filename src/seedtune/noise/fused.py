@@ -1,6 +1,6 @@
 """The noise stream in Triton: sums of members' noise in one pass over the weights, with the bits of `spec`.
 
-What `gpu` does in torch's own operations takes some 240 bytes of memory traffic an element and member; here words and
+What `gpu` does in torch's own operations takes many passes over memory a member; here words and
 normals stay in registers. A multiply and an add stay two roundings: `enable_fp_fusion=False`, which a test looks for in
 the compiled code. Tested in Triton's interpreter and compiled, without a GPU; `gpu` compares bits before it is used on
 one.
@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from .cpu import WHOLE, Cut, Factors
-from .gpu import Sums, rows_of, table_on
+from .gpu import Sums, block_of, rows_of, table_on
 from .spec import Key
 
 #: What a program works on: elements, of low-rank noise; at most so many blocks of eight words.
@@ -26,7 +26,7 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
 @triton.jit
-def words(seed, block, parameter, purpose):  # type: ignore[no-untyped-def]
+def words(seed, block, parameter, purpose):
     """The 16-bit words of blocks [B] of a parameter: the first four of each block and the last four, [4 B] each, so
     that a thread holds as many neighbours as it can load at once. As `spec.words`.
     """
@@ -37,14 +37,14 @@ def words(seed, block, parameter, purpose):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def four(a, b):  # type: ignore[no-untyped-def]
+def four(a, b):
     """The halves of two outputs, in order."""
     halves = tl.join(tl.join(a & 0xFFFF, a >> 16), tl.join(b & 0xFFFF, b >> 16))  # [B, half, output]
     return tl.ravel(tl.permute(halves, (0, 2, 1)))
 
 
 @triton.jit
-def rounded(values, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
+def rounded(values, dtype: tl.constexpr):
     """To bfloat16 as `spec.round_to_bfloat16`: Triton's own rounding differs between a device and the interpreter."""
     if dtype == tl.bfloat16:
         bits = values.to(tl.uint32, bitcast=True)
@@ -53,7 +53,7 @@ def rounded(values, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["members", "parameter", "tiles"])
-def full_kernel(  # type: ignore[no-untyped-def]
+def full_kernel(
     out, source, seeds, coefficients, table, members, parameter, first, columns, width, tiles,
     from_source: tl.constexpr, blocks: tl.constexpr,
 ):  # fmt: skip
@@ -96,10 +96,7 @@ def full(
         raise ValueError(f"{len(keys)} keys and {len(coefficients)} coefficients")
     if not len(out):
         return
-    row, column = divmod(start, cut.columns)
-    first = cut.first + row * cut.width + column
-    columns = len(out) if column + len(out) <= cut.columns else cut.columns
-    rows = len(out) // columns
+    first, rows, columns = block_of(len(out), start, cut)
     before = 0 if first % 8 == 0 and (rows == 1 or cut.width % 8 == 0) else 7  # elements of the first block, at most
     blocks = min(BLOCKS, max(16, triton.next_power_of_2(triton.cdiv(columns + before, 8))))
     tiles = triton.cdiv(columns + before, 8 * blocks)
@@ -113,9 +110,7 @@ def full(
 
 
 @triton.jit(do_not_specialize=["members", "skip"])
-def low_rank_kernel(  # type: ignore[no-untyped-def]
-    out, a, b, coefficients, members, size, skip, rows, wide, rank, scale, tile: tl.constexpr
-):
+def low_rank_kernel(out, a, b, coefficients, members, size, skip, rows, wide, rank, scale, tile: tl.constexpr):
     """out = sum of coefficient * A B^T * scale, in the order of members and ranks; a_K [K, rows, rank], b_K [K, rank,
     wide]. The first element is number `skip` of the first row.
     """

@@ -164,6 +164,9 @@ def low_rank(out: torch.Tensor, factors: Factors, coefficients: Sequence[float],
     out.copy_(total)
 
 
+OWN = Sums(full, low_rank)
+
+
 def rows_of(factors: Factors, start: int, size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
     """The factors of the rows that a run of elements touches, on the device; and where in the first row it begins."""
     wide = factors.b_K.shape[2]
@@ -175,17 +178,16 @@ def rows_of(factors: Factors, start: int, size: int, device: torch.device) -> tu
 @cache
 def sums(device: torch.device) -> Sums:
     """The kernels of `fused` where there is Triton and their bits are those from here; else these."""
-    own = Sums(full, low_rank)
     if device.type != "cuda":
-        return own
+        return OWN
     try:
         from .fused import FUSED
 
         if agree(FUSED, device):
             return FUSED
-        return own._replace(why="their bits are not those of the specification on this device")
+        return OWN._replace(why="their bits are not those of the specification on this device")
     except Exception as e:  # Triton absent, or a device or driver that it cannot compile for
-        return own._replace(why=f"{type(e).__name__}: {e}".splitlines()[0])
+        return OWN._replace(why=f"{type(e).__name__}: {e}".splitlines()[0])
 
 
 # Of runs: where they start, in which cut, how many elements; of matrices: shape, start, rank; and dtypes from and to.
@@ -239,12 +241,17 @@ def table_on(device: torch.device) -> torch.Tensor:
     return torch.from_numpy(spec.table().copy()).to(device)
 
 
+def block_of(size: int, start: int, cut: Cut) -> tuple[int, int, int]:
+    """Of whole rows, or a part of one: the first index in the whole parameter, how many rows, how long they are."""
+    row, column = divmod(start, cut.columns)
+    first = cut.first + row * cut.width + column
+    return (first, 1, size) if column + size <= cut.columns else (first, size // cut.columns, cut.columns)
+
+
 def _runs(size: int, start: int, cut: Cut, device: torch.device) -> tuple[torch.Tensor, int]:
     """The indices, in the whole parameter, of the first elements of the rows, and how long these are."""
-    row, column = divmod(start, cut.columns)
-    if column + size <= cut.columns:
-        return torch.tensor([cut.first + row * cut.width + column], device=device), size
-    return cut.first + cut.width * torch.arange(row, row + size // cut.columns, device=device), cut.columns
+    first, rows, columns = block_of(size, start, cut)
+    return first + cut.width * torch.arange(rows, device=device), columns
 
 
 def _step(

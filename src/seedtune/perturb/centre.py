@@ -26,7 +26,6 @@ from .device import Device
 from .host import Host, digest_of
 from .quantised import Packed, Quantised
 from .shard import Shard
-from .store import Store
 
 
 class Centre:
@@ -54,7 +53,7 @@ class Centre:
         master: torch.dtype = torch.float32,
         live: Sequence[torch.Tensor] | None = None,
         shards: Sequence[Shard] | None = None,
-        store: type[Store] | None = None,
+        store: type[Host] | type[Device] | None = None,
     ) -> None:
         self.seed, self.sigma, self.exact = seed, sigma, restore == "exact"
         self.rule = rule or UpdateRule()
@@ -107,8 +106,8 @@ class Centre:
     @contextmanager
     def as_base(self) -> Iterator[None]:
         """The live weights are the base model's, rounded to the precision of inference, for a while."""
-        self.show_base()
         try:
+            self.show_base()
             yield
         finally:
             self.show_centre()

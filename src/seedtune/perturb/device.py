@@ -41,7 +41,7 @@ class Device(Store):
         moments: int = 0,
         live: Sequence[torch.Tensor] | None = None,
     ) -> None:
-        super().__init__(parameters, dtype, ids=ids, cuts=cuts, master=master, moments=moments, live=live)
+        super().__init__(parameters, ids, cuts)
         self.device = (live or parameters)[0].device
         sizes = [prod(p.shape) for p in parameters]
         needed = sum(sizes) * ((0 if master is None else master.itemsize) + 4 * moments)

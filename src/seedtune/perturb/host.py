@@ -20,7 +20,7 @@ FORMATS = {torch.float32: cpu.F32, torch.bfloat16: cpu.BF16, torch.float16: cpu.
 
 
 class Host(Store):
-    """The live weights are on the CPU, too; a quantised layer, wherever it is, is given numbers to quantise."""
+    """The live weights are on the CPU, too; quantised layers may be anywhere."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Host(Store):
         moments: int = 0,
         live: Sequence[torch.Tensor] | None = None,
     ) -> None:
-        super().__init__(parameters, dtype, ids=ids, cuts=cuts, master=master, moments=moments, live=live)
+        super().__init__(parameters, ids, cuts)
         self._live: list[Weights] = []
         self.centre: list[Weights] = []
         for n, parameter in enumerate(parameters):

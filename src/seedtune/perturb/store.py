@@ -24,18 +24,7 @@ class Store(ABC):
     #: What the user should know of it, as "keeps the master ...": what takes longer here than it should.
     remarks: tuple[str, ...] = ()
 
-    @abstractmethod
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter | Quantised],
-        dtype: torch.dtype,
-        *,
-        ids: Sequence[int],
-        cuts: Sequence[Cut],
-        master: torch.dtype | None,
-        moments: int = 0,
-        live: Sequence[torch.Tensor] | None = None,
-    ) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter | Quantised], ids: Sequence[int], cuts: Sequence[Cut]) -> None:
         self.parameters, self.ids, self.cuts = parameters, ids, cuts
 
     def write(self, scale: float = 0.0, key: Key = (0, 0)) -> None:
