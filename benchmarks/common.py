@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seedtune.environment import environment
+from seedtune.utils.environment import environment
 
 
 def median_seconds(work: Callable[[], Any], rounds: int) -> float:

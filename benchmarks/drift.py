@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from common import arguments, report
-from seedtune.engines import models
+from seedtune.engines import loading
+from seedtune.engines.specs import ModelSpec
 from seedtune.es.population import Population
-from seedtune.perturb.full import FullRank
-from seedtune.perturb.scope import select
+from seedtune.perturb.full_rank import FullRank
+from seedtune.perturb.perturbation import PerturbationSpec
+from seedtune.perturb.selection import select
 
 
 def flat(model: torch.nn.Module) -> torch.Tensor:
@@ -26,9 +28,10 @@ def rms(x: torch.Tensor) -> float:
 
 
 def drift(restore: str) -> float:
-    model, _ = models.load(models.EMBEDDED)
+    model, _ = loading.load(ModelSpec(loading.EMBEDDED))
     before = flat(model)
-    perturber = FullRank(select(model, "all"), seed=1, sigma=0.001, dtype=torch.bfloat16, restore=restore)
+    spec = PerturbationSpec(seed=1, sigma=0.001, restore=restore)
+    perturber = FullRank(select(model, spec).parameters, spec, torch.bfloat16)
     for member in Population(30).ask(1):
         perturber.perturb(member)
     perturber.restore()
@@ -36,12 +39,13 @@ def drift(restore: str) -> float:
 
 
 def one_update() -> float:
-    model, _ = models.load(models.EMBEDDED)
-    perturber = FullRank(select(model, "all"), seed=1, sigma=0.001, dtype=torch.bfloat16)
+    model, _ = loading.load(ModelSpec(loading.EMBEDDED))
+    spec = PerturbationSpec(seed=1, sigma=0.001)
+    perturber = FullRank(select(model, spec).parameters, spec, torch.bfloat16)
     fitness = np.random.default_rng(0).standard_normal(30)
     fitness = (fitness - fitness.mean()) / fitness.std()
     norm = perturber.update(Population(30).ask(1), (fitness / 30).astype(np.float32), 5e-4)
-    return norm / perturber.moved**0.5
+    return norm / perturber.num_perturbed**0.5
 
 
 if __name__ == "__main__":

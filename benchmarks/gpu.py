@@ -3,10 +3,10 @@
 For float32 masters of `--elements` weights, in matrices 4,096 wide, and their bfloat16 copies; by the Triton kernels,
 where they are used, and by torch's own operations:
 
-* perturb_over_copy: bytes a second of writing a member (4 read and 2 written a weight), over those of a copy between
-  tensors of the device (2 read and 2 written a weight). More is better.
-* perturb_over_plain, update_over_plain: seconds of torch's own way (`torch.randn` a parameter, scaled and added; 30 of
-  them for an update) over ours. More is better.
+* perturb_over_copy: bytes per second of writing a member (4 read and 2 written per weight), over those of a copy
+  between tensors of the device (2 read and 2 written per weight). Higher is better.
+* perturb_over_plain, update_over_plain: seconds of torch's own way (`torch.randn` per parameter, scaled and added; 30
+  of them for an update) over ours. Higher is better.
 * ..._torch: the same, by torch's own operations instead of the kernels. lowrank_...: of a rank-1 update.
 """
 
@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from common import median_seconds, report
-from seedtune.noise import cpu, gpu, spec
-from seedtune.noise.cpu import WHOLE, Factors, Step
-from seedtune.perturb.host import host_weights
+from seedtune.noise import cpu, spec, torch_ops
+from seedtune.noise.cpu import WHOLE, Factors, Step, low_rank_factors
+from seedtune.perturb.master import as_weights
 
 MEMBERS = [spec.member_key(seed=1, iteration=2, pair=n) for n in range(30)]
 COEFFICIENTS = np.linspace(-1, 1, 30).astype(np.float32)
@@ -31,7 +31,7 @@ WIDE = 4096
 
 
 class Weighed:
-    """Matrices on a device, walked through as `perturb.device.Device` does."""
+    """Matrices on a device, walked through as `perturb.master.DeviceMaster` does."""
 
     def __init__(self, elements: int, device: torch.device) -> None:
         self.device, self.rows = device, max(1, min(elements, 1 << 26) // WIDE)
@@ -39,11 +39,11 @@ class Weighed:
         self.masters = [torch.randn(self.rows * WIDE, device=device) for _ in range(count)]
         self.live = [torch.empty_like(m, dtype=torch.bfloat16) for m in self.masters]
         self.source = torch.randn(len(self.live[0]), device=device).to(torch.bfloat16)
-        self.ranges = gpu.ranges([len(m) for m in self.masters], [WHOLE] * count)
+        self.ranges = torch_ops.ranges([len(m) for m in self.masters], [WHOLE] * count)
 
     def perturb(self) -> None:
         for n, a, b in self.ranges:
-            gpu.perturb(self.live[n][a:b], self.masters[n][a:b], 0.001, MEMBERS[0], n, a)
+            torch_ops.perturb(self.live[n][a:b], self.masters[n][a:b], 0.001, MEMBERS[0], n, a)
 
     def perturb_plainly(self) -> None:
         for live, master in zip(self.live, self.masters, strict=True):
@@ -52,7 +52,7 @@ class Weighed:
     def update(self, factors: Factors | None = None) -> None:
         for n, a, b in self.ranges:
             how = {"start": a, "factors": factors}
-            gpu.update(self.masters[n][a:b], MEMBERS, COEFFICIENTS, n, Step(1e-9), NONE, NONE, **how)
+            torch_ops.update(self.masters[n][a:b], MEMBERS, COEFFICIENTS, n, Step(1e-9), NONE, NONE, **how)
 
     def update_plainly(self) -> None:
         for master in self.masters:
@@ -76,12 +76,12 @@ def same_bits(device: torch.device, start: int, size: int) -> bool:
     """A member and an update of 30 by the device, against the CPU's kernels."""
     here, there = torch.randn(size), torch.empty(size, dtype=torch.bfloat16)
     out = torch.empty(size, dtype=torch.bfloat16, device=device)
-    cpu.perturb(host_weights(there), host_weights(here), 0.001, MEMBERS[0], 3, start)
-    gpu.perturb(out, here.to(device), 0.001, MEMBERS[0], 3, start)
+    cpu.perturb(as_weights(there), as_weights(here), 0.001, MEMBERS[0], 3, start)
+    torch_ops.perturb(out, here.to(device), 0.001, MEMBERS[0], 3, start)
     ours = here.clone().to(device)
     empty = NONE.numpy()
-    cpu.update(host_weights(here), MEMBERS, COEFFICIENTS, 3, Step(0.1), empty, empty, start=start)
-    gpu.update(ours, MEMBERS, COEFFICIENTS, 3, Step(0.1), NONE, NONE, start=start)
+    cpu.update(as_weights(here), MEMBERS, COEFFICIENTS, 3, Step(0.1), empty, empty, start=start)
+    torch_ops.update(ours, MEMBERS, COEFFICIENTS, 3, Step(0.1), NONE, NONE, start=start)
     return torch.equal(out.cpu(), there) and torch.equal(ours.cpu(), here)
 
 
@@ -91,16 +91,16 @@ if __name__ == "__main__":
     parser.add_argument("--elements", default=1e9, type=float, help="weights (6 bytes each, and as much again to work)")
     parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
     args = parser.parse_args()
-    if why := gpu.sums(args.device).why:
+    if why := torch_ops.noise_sums(args.device).fallback_reason:
         print(f"The kernels are not used: {why}.")
-    results = {"kernels_used": float(gpu.sums(args.device).full is not gpu.OWN.full)}
+    results = {"kernels_used": float(torch_ops.noise_sums(args.device).full is not torch_ops.TORCH_SUMS.full)}
     if not all(same_bits(args.device, *run) for run in ((0, 3 * WIDE), (5, 3 * WIDE + 77))):
         raise SystemExit("The bits of this device are not the CPU's: no times are taken.")
     it = Weighed(int(args.elements), args.device)
     copied, plain, plain_update = it.seconds(it.copy), it.seconds(it.perturb_plainly), it.seconds(it.update_plainly)
-    factors = Factors.draw(MEMBERS, 1, (it.rows, WIDE), 1)
-    for suffix, which in (("", gpu.sums(args.device)), ("_torch", gpu.OWN)):
-        with patch.object(gpu, "sums", return_value=which):
+    factors = low_rank_factors(MEMBERS, 1, (it.rows, WIDE), 1)
+    for suffix, which in (("", torch_ops.noise_sums(args.device)), ("_torch", torch_ops.TORCH_SUMS)):
+        with patch.object(torch_ops, "noise_sums", return_value=which):
             perturbed, updated = it.seconds(it.perturb), it.seconds(it.update, rounds=2)
             low_rank = it.seconds(it.update, factors, rounds=2)
         results[f"perturb_over_copy{suffix}"] = (6 / perturbed) / (4 / copied)

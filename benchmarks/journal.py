@@ -21,9 +21,9 @@ from common import arguments, median_seconds, report
 from memory import LOAD, peak_megabytes
 from seedtune.cli.main import main as seedtune
 from seedtune.journal.store import Journal
-from seedtune.replay import load, rebuild
+from seedtune.training.replay import load, rebuild
 
-RECIPE = "recipes/conciseness-smollm2.yaml"
+RECIPE = "benchmarks/data/conciseness.yaml"
 REPLAY = "import sys; from seedtune.cli.main import main; sys.exit(main(['replay', {run!r}, '--out', {out!r}]))"
 
 

@@ -2,7 +2,7 @@
 full-rank recipe, memory_over_fp32_lowrank for the demo's.
 
 Each is measured in a process of its own: the peak resident set that the kernel keeps (VmHWM), plus, for its children,
-the largest sum of resident sets seen at twenty looks a second. Linux only.
+the largest sum of resident sets of twenty samples per second. Linux only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from common import arguments, report
 LOAD = """
 import torch
 from transformers import AutoModelForCausalLM
-from seedtune.engines.models import embedded_model
+from seedtune.engines.loading import embedded_model
 AutoModelForCausalLM.from_pretrained(embedded_model(), dtype=torch.float32)
 """
 RUN = """

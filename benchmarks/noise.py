@@ -1,8 +1,8 @@
-"""Noise against torch.randn, and a member's perturbation against generating its answers in the demo's setting.
+"""Noise against torch.randn, and a member's perturbation against generating its completions in the demo's setting.
 
 * noise_over_randn: seconds of `torch.randn(n)` over seconds of the noise stream for n normals (higher is better).
-* perturb_over_generate: seconds of perturbing and restoring SmolLM2-135M over seconds of its answers to four prompts of
-  up to 48 tokens, as in the demo (lower is better).
+* perturb_over_generate: seconds of perturbing and restoring SmolLM2-135M over seconds of its completions of
+  four prompts, up to 48 tokens, as in the demo (lower is better).
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import numpy as np
 import torch
 
 from common import arguments, median_seconds, report
-from seedtune.engines import models
+from seedtune.engines import loading
 from seedtune.engines.base import Sampling
-from seedtune.engines.hf import HFEngine
-from seedtune.es.population import Member
+from seedtune.engines.hf.engine import HFEngine
+from seedtune.engines.specs import ModelSpec, RuntimeSpec
+from seedtune.es.population import CENTER, Member
 from seedtune.noise import cpu, spec
-from seedtune.tasks.builtin import builtin
+from seedtune.perturb.perturbation import PerturbationSpec
+from seedtune.tasks.registry import builtin
 
 SIZE = 1 << 26
 
@@ -39,17 +41,17 @@ def noise_over_randn() -> dict[str, float]:
 
 
 def perturb_over_generate() -> dict[str, float]:
-    model, tokenizer = models.load(models.EMBEDDED)
-    engine = HFEngine(model, tokenizer, name=models.EMBEDDED, sigma=0.01, device="cpu")
+    model = ModelSpec(loading.EMBEDDED)
+    engine = HFEngine(*loading.load(model), model, PerturbationSpec(sigma=0.01), RuntimeSpec(device="cpu"))
     prompts = engine.encode([row["prompt"] for row in builtin("conciseness").train[:4]], 48)
     member = Member(1, 0, 0, 1)
 
     def visit() -> None:
-        engine.become([member])
-        engine.become([None])
+        engine.set_members([member])
+        engine.set_members([CENTER])
 
     visit_seconds = median_seconds(visit, 9)
-    engine.become([member])
+    engine.set_members([member] * len(prompts))
     generate_seconds = median_seconds(lambda: engine.generate(prompts, Sampling(48), 0), 5)
     members = [Member(1, n, n, 1) for n in range(6)]
     update_seconds = median_seconds(lambda: engine.update(members, np.full(6, 1e-6, np.float32), 1e-3), 5)

@@ -9,7 +9,7 @@
 * overhead_fraction: what of an iteration is not decoding: noise, laying out weights, waiting for rewards, the update,
   the digest.
 * lowrank_over_fullrank: an iteration of 32 full-rank members through the same loop, over one of 32 low-rank members.
-  Full-rank members follow one another, so the answers of 4 are measured and counted eight times.
+  Full-rank members decode one after another, so 4 are measured and counted eight times.
 
 All in one process; medians over rounds in which every measurement takes its turn.
 """
@@ -25,16 +25,19 @@ import torch
 from torch import nn
 
 from common import arguments, report
-from seedtune.engines import models, reference
+from seedtune.data.prompts import PromptBatch
+from seedtune.engines import loading
 from seedtune.engines.base import Sampling
-from seedtune.engines.hf import HFEngine
-from seedtune.es.population import Population
-from seedtune.fleet.local import LocalFleet
-from seedtune.fleet.plan import Questions
-from seedtune.perturb.product import Product
-from seedtune.tasks.conciseness import task
-from seedtune.tasks.pool import Scorer
-from seedtune.tasks.reward import Reward
+from seedtune.engines.hf.engine import HFEngine, reference
+from seedtune.engines.specs import ModelSpec
+from seedtune.es.population import CENTER, Population
+from seedtune.perturb.lowrank.linear import PackedLinear
+from seedtune.perturb.perturbation import PerturbationSpec
+from seedtune.rewards.function import Reward
+from seedtune.rewards.scorer import Scorer
+from seedtune.rollout.fleet import LocalFleet
+from seedtune.rollout.runner import RolloutSpec
+from seedtune.tasks.conciseness import TASK
 
 MEMBERS, PROMPTS, LENGTH, ROUNDS = 32, 4, 64, 5
 ROWS = MEMBERS * PROMPTS
@@ -46,27 +49,28 @@ class Fleet:
 
     def __init__(self, rank: int | None, members: int = MEMBERS) -> None:
         self.members = members
-        model, tokenizer = models.load(models.EMBEDDED)
-        self.engine = HFEngine(model, tokenizer, name=models.EMBEDDED, seed=1, sigma=0.01, rank=rank)
-        rows = task().train[:PROMPTS]
+        spec = ModelSpec(loading.EMBEDDED)
+        low_rank = {} if rank is None else {"perturbation": "lowrank", "rank": rank}
+        self.engine = HFEngine(*loading.load(spec), spec, PerturbationSpec(seed=1, sigma=0.01, **low_rank))
+        rows = TASK.train[:PROMPTS]
         prompts = self.engine.encode([row["prompt"] for row in rows], LENGTH)
         columns = {"solution": [row["solution"] for row in rows]}
-        self.questions = Questions(tuple(range(PROMPTS)), tuple(prompts), columns)
+        self.batch = PromptBatch(tuple(range(PROMPTS)), tuple(prompts), columns)
         self.sampling = Sampling(LENGTH, rows_at_once=ROWS)
-        self.fleet = LocalFleet(self.engine, POPULATION, self.sampling, chunk_size=ROWS, seed=1)
+        self.fleet = LocalFleet(self.engine, POPULATION, RolloutSpec(self.sampling, ROWS, seed=1))
         self.scorer = Scorer([Reward("conciseness")], workers=1, timeout=60)
 
     def iteration(self, t: int) -> tuple[float, float, float]:
         """Seconds of an iteration, seconds of it spent decoding, and prompt and new tokens per second of decoding."""
         members = POPULATION.ask(t)
         started = time.perf_counter()
-        answers = self.fleet.evaluate(members[: self.members], self.questions, self.scorer, t, {}, lambda *_: None)
+        rollouts = self.fleet.rollouts.run(members[: self.members], self.batch, self.scorer, t, {}, lambda *_: None)
         evaluated = (time.perf_counter() - started) * MEMBERS / self.members
         started = time.perf_counter()
         self.fleet.update(t, np.random.default_rng(t).standard_normal(MEMBERS).astype(np.float32), 0.0)
         self.fleet.digest()
-        decoding = answers.seconds["generate"]
-        return evaluated + time.perf_counter() - started, decoding, answers.tokens() / decoding
+        decoding = rollouts.seconds["generate"]
+        return evaluated + time.perf_counter() - started, decoding, rollouts.tokens() / decoding
 
     def loop(self, t: int | None, stops: bool) -> tuple[float, float]:
         """The loop alone: useful new tokens, and all tokens, per second. Without noise (t None) rows share prefixes as
@@ -74,14 +78,14 @@ class Fleet:
         """
         engine = self.engine
         who = [m for m in (POPULATION.ask(t) if t is not None else range(MEMBERS)) for _ in range(PROMPTS)]
-        ids = [p.ids for _ in range(MEMBERS) for p in self.questions.prompts]
-        engine.centre.become([None] * ROWS if t is None else who)
+        ids = [p.ids for _ in range(MEMBERS) for p in self.batch.prompts]
+        engine.center.set_members([CENTER] * ROWS if t is None else who)
         assert engine.decoder is not None
         written: list[int] = []
         before, engine.decoder.stops = engine.decoder.stops, engine.decoder.stops if stops else torch.tensor([-1])
         started = time.perf_counter()
         engine.decoder.decode(
-            ids, who, self.sampling, 0, ROWS, engine.centre.seat, lambda w: written.extend(len(x.ids) for x in w)
+            ids, who, self.sampling, 0, ROWS, engine.center.select_rows, lambda w: written.extend(len(x.ids) for x in w)
         )
         seconds = time.perf_counter() - started
         engine.decoder.stops = before
@@ -91,7 +95,7 @@ class Fleet:
 
 def transformers_loop(model: torch.nn.Module, fleet: Fleet) -> float:
     """Useful new tokens per second of `generate`."""
-    ids = [p.ids for _ in range(MEMBERS) for p in fleet.questions.prompts]
+    ids = [p.ids for _ in range(MEMBERS) for p in fleet.batch.prompts]
     texts = fleet.engine.texts
     started = time.perf_counter()
     out = reference.generate(model, ids, fleet.sampling, 0, texts.pad, texts.stops)
@@ -104,7 +108,7 @@ def linear_layers_alone(model: torch.nn.Module) -> Callable[[], float]:
     """Rows per second of nothing but the model's linear layers, head included, at ROWS rows."""
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     inputs = {layer.in_features: torch.randn(ROWS, layer.in_features).bfloat16() for layer in layers}
-    packed = [(layer.in_features, Product(layer.weight.detach(), None)) for layer in layers]
+    packed = [(layer.in_features, PackedLinear(layer.weight.detach(), None)) for layer in layers]
 
     def seconds(work: Callable[[], object]) -> float:
         started = time.perf_counter()
@@ -124,7 +128,7 @@ def linear_layers_alone(model: torch.nn.Module) -> Callable[[], float]:
 if __name__ == "__main__":
     args = arguments(__doc__)
     low, full = Fleet(rank=1), Fleet(rank=None, members=4)
-    untouched, _ = models.load(models.EMBEDDED)
+    untouched, _ = loading.load(ModelSpec(loading.EMBEDDED))
     limit = linear_layers_alone(untouched)
     rows: list[dict[str, float]] = []
     for t in range(ROUNDS + 1):  # the first does not count

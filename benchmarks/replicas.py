@@ -3,11 +3,11 @@ and what crosses the network for models of two sizes.
 
 * two_over_one: members per second of the fleet, over those of the one replica; medians over iterations but the first.
 * bytes_sent, bytes_received: to and from the busier replica, in the iteration that comes nearest the limit; the columns
-  that rewards ask for are among them.
-* bytes_limit: 2 KB + 64 B a member + the text of the iteration's prompts and completions; bytes_over_limit: both ways,
-  over that.
+  that reward functions use are among them.
+* bytes_limit: 2 KB + 64 B per member + the text of the iteration's prompts and completions; bytes_over_limit:
+  both ways, over that.
 * same_journal: 1 when both wrote the same journal.
-* ..._1m: the same for a random model of 1 M parameters on one replica, which answers all (`--only-1m`: only that).
+* ..._1m: the same for a random model of 1 M parameters on one replica, which decodes all (`--only-1m`: only that).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from common import arguments, report
 
-RECIPE, STEPS, MEMBERS = "recipes/conciseness-smollm2.yaml", 4, 32
+RECIPE, STEPS, MEMBERS = "benchmarks/data/conciseness.yaml", 4, 32
 FLEET = ["--fleet", "ray", "--replicas", "2", "--replica_cpus", "1"]
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
 
@@ -65,7 +65,7 @@ def traffic(folder: Path, lines: list[dict[str, float]], suffix: str) -> dict[st
 
 
 def small_model(folder: Path) -> float:
-    """Write a random Llama with a token a byte; its parameters."""
+    """Write a random Llama with a token per byte; its parameters."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(["<end>", *alphabet])}, merges=[]))
     raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), ByteLevel()

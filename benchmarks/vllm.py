@@ -1,10 +1,10 @@
-"""Members per second of three engines, in one process: SmolLM2-135M, bfloat16, 4 prompts a member, up to 64 new tokens.
+"""Members per second of three engines, in one process: SmolLM2-135M, bfloat16, 4 prompts per member, up to 64 tokens.
 
 * hf_fullrank, hf_lowrank, vllm_fullrank, vllm_lowrank: members per second, updates left out; 32 low-rank members (all
   in one batch) and 4 full-rank ones (one after another).
-* vllm_perturb_seconds: perturbing vLLM's weights, and restoring them, a full-rank member.
+* vllm_perturb_seconds: perturbing vLLM's weights, and restoring them, per full-rank member.
 * vllm_following_over_plain: tokens per second of vLLM whose weights follow its members (kept beside their packed form,
-  and packed anew), over those of a vLLM that was left alone (the mean of one before and one after), at 32 rows that do
+  and packed again), over those of an unmodified vLLM (the mean of one before and one after), at 32 rows that do
   not stop before 64 tokens.
 * same_text_float32, same_text_bfloat16: of 20 prompts, the share at which a full-rank member writes the same text by
   both engines (up to 64 tokens), and same_tokens_...: the share of tokens before the first that differs.
@@ -27,17 +27,17 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 sys.path.append(sys.path.pop(0))  # this file has the package's name
 
 from common import arguments, report
-from seedtune import build
-from seedtune.config import ESConfig
-from seedtune.engines import models
+from seedtune.config.es_config import ESConfig
+from seedtune.engines import loading
 from seedtune.engines.base import Engine, Sampling
-from seedtune.engines.vllm_start import spare_numba
-from seedtune.es.population import Member, Population
+from seedtune.engines.vllm.startup import hide_numba
+from seedtune.es.population import CENTER, Member, Population
 from seedtune.tasks import conciseness, countdown
+from seedtune.training import factory
 from vllm import LLM, SamplingParams
 
 LENGTH, ROUNDS = 64, 3
-PROMPTS = conciseness.task().train
+PROMPTS = conciseness.TASK.train
 KINDS: dict[str, dict[str, Any]] = {
     "fullrank": {"sigma": 0.001},
     "lowrank": {"perturbation": "lowrank", "sigma": 0.01, "scope": "linear"},
@@ -46,7 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def engine(name: str, kind: str, **options: Any) -> Engine:
     args = ESConfig(engine=name, population_size=32, antithetic=True, **KINDS[kind], **options)
-    return build.replica(models.EMBEDDED, None, args)
+    return factory.engine(loading.EMBEDDED, None, args)
 
 
 def members_per_second(it: Engine, count: int) -> float:
@@ -56,7 +56,7 @@ def members_per_second(it: Engine, count: int) -> float:
         members = Population(32, antithetic=True).ask(t)[:count]
         started = time.perf_counter()
         for group in [members] if it.mixes_members else [[m] for m in members]:
-            it.become([m for m in group for _ in prompts])
+            it.set_members([m for m in group for _ in prompts])
             it.generate([p for _ in group for p in prompts], Sampling(LENGTH, rows_at_once=128), seed=t)
         return count / (time.perf_counter() - started)
 
@@ -67,8 +67,8 @@ def members_per_second(it: Engine, count: int) -> float:
 def perturb_seconds(it: Any) -> float:
     def there_and_back(t: int) -> float:
         started = time.perf_counter()
-        it._do("seat", [Member(t, 0, 0, 1)])
-        it._do("seat", [None])
+        it._do("set_members", [Member(t, 0, 0, 1)])
+        it._do("set_members", [CENTER])
         return time.perf_counter() - started
 
     there_and_back(1)
@@ -76,16 +76,16 @@ def perturb_seconds(it: Any) -> float:
 
 
 def agreement(dtype: str) -> dict[str, float]:
-    """Between the two engines, of a full-rank member's greedy answers."""
-    asked = [row["prompt"] for row in [*PROMPTS, *countdown.task(train_size=20).train]][:20]
+    """Between the two engines, of a full-rank member's greedy completions."""
+    asked = [row["prompt"] for row in [*PROMPTS, *countdown.problems(20, seed=1)]][:20]
 
-    def answers(name: str) -> list[Any]:
+    def completions(name: str) -> list[Any]:
         it = engine(name, "fullrank", dtype=dtype)
         prompts = it.encode(asked, LENGTH)
-        it.become([Member(1, 0, 0, 1)] * len(prompts))
+        it.set_members([Member(1, 0, 0, 1)] * len(prompts))
         return [c.ids for c in it.generate(prompts, Sampling(LENGTH), seed=1)]
 
-    pairs = [*zip(answers("hf"), answers("vllm"), strict=True)]
+    pairs = [*zip(completions("hf"), completions("vllm"), strict=True)]
     shared = [
         next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))) for a, b in pairs
     ]
@@ -111,15 +111,15 @@ def tokens_per_second(llm: LLM) -> float:
 def plain_tokens_per_second() -> float:
     return tokens_per_second(
         LLM(
-            model=models.where(models.EMBEDDED), dtype="bfloat16", enforce_eager=True, enable_prefix_caching=False,
-            max_num_seqs=128, skip_tokenizer_init=True, disable_log_stats=True,
+            model=loading.pretrained_name(loading.EMBEDDED), dtype="bfloat16", enforce_eager=True,
+            enable_prefix_caching=False, max_num_seqs=128, skip_tokenizer_init=True, disable_log_stats=True,
         )
     )  # fmt: skip
 
 
 if __name__ == "__main__":
     args = arguments(__doc__)
-    spare_numba()
+    hide_numba()
     before = plain_tokens_per_second()
     results = {}
     it: Any = engine("vllm", "fullrank")

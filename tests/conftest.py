@@ -9,6 +9,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
@@ -19,3 +21,21 @@ from tiny import save_tiny
 def tiny_folder(tmp_path_factory):
     """A tiny float32 Llama with a byte tokenizer, as a folder."""
     return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Of two processes (pytest-xdist) one runs all that starts Ray, first, as two clusters would slow each other down;
+    other files stay whole.
+    """
+    items.sort(key=lambda item: item.path.parent.name != "distributed")  # stable
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            folder = item.path.parent.name
+            item.add_marker(pytest.mark.xdist_group(folder if folder == "distributed" else str(item.path)))
+
+
+def pytest_collection_finish(session):
+    """pytest-xdist 3.8 groups nothing with pytest 9.2, without a word."""
+    if getattr(session.config.option, "loadgroup", False):
+        assert all("@" in item.nodeid for item in session.items), "use the pytest of constraints.txt"

@@ -17,12 +17,12 @@ import sys
 import traceback
 from pathlib import Path
 
-import test_trainer as t
+from runs import ROWS, letters
 from seedtune import ESConfig, ESTrainer
-from seedtune.engines import hf
-from seedtune.engines.decode import Decoder
+from seedtune.engines.hf import engine
+from seedtune.engines.hf.decoder import Decoder
 from seedtune.journal import store
-from seedtune.perturb.host import Host
+from seedtune.perturb.master import CpuMaster
 from seedtune.report.progress import Progress
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -33,13 +33,13 @@ PLACES = ("generate", "update", "journal", "metrics", "checkpoint")
 def train(folder: Path) -> None:
     trainer = ESTrainer(
         tiny_llama(),
-        t.letters,
+        letters,
         ESConfig(
             output_dir=str(folder), max_steps=6, population_size=4, sigma=0.05, learning_rate=0.05, eval_steps=2,
             save_steps=2, max_completion_length=8, dtype="float32", device="cpu", reward_workers=0, threads=1,
             optimizer="momentum", save_total_limit=2, **(LOW if folder.name.startswith("low") else {}),
         ),
-        t.ROWS,
+        ROWS,
         processing_class=tiny_tokenizer(),
         progress=Progress(),
     )  # fmt: skip
@@ -70,13 +70,13 @@ def kill_at(moment: str) -> None:
     if place == "generate":
         before(Decoder, "forward")
     elif place == "update":
-        before(Host, "write")  # the master has moved, the live weights have not
+        before(CpuMaster, "write")  # the master has moved, the live weights have not
     elif place == "metrics":
         from seedtune.journal.folder import RunFolder
 
         before(RunFolder, "append_metrics")
     elif place == "checkpoint":
-        before(hf, "save_file")  # the model is written, its state is not
+        before(engine, "save_file")  # the model is written, its state is not
     elif place == "journal":
         plain = store._append
 

@@ -1,4 +1,4 @@
-"""Tiny randomly initialised models and a tokenizer that is trained in a moment: what unit tests run on."""
+"""Tiny randomly initialized models and a tokenizer that is trained in a moment: what unit tests run on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import ByteLevel
 from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
 )
 
 CHAT_TEMPLATE = (
@@ -66,6 +70,24 @@ def tiny_gpt2() -> GPT2LMHeadModel:
         return GPT2LMHeadModel(
             GPT2Config(vocab_size=len(tiny_tokenizer()), n_embd=32, n_layer=2, n_head=4, n_positions=128)
         ).eval()
+
+
+SHAPE = {
+    "vocab_size": len(tiny_tokenizer()), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128,
+    "initializer_range": 0.2, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1,
+}  # fmt: skip
+
+
+def make(architecture):
+    if architecture == "gpt2":
+        return tiny_gpt2()
+    if architecture == "llama":
+        return tiny_llama()
+    config = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "gemma": GemmaConfig}[architecture](**SHAPE)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config).float().eval()
 
 
 def save_tiny(folder: Path, dtype: torch.dtype = torch.float32, **options: object) -> Path:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from .errors import SeedtuneError
 
 if TYPE_CHECKING:
     from .config import ESConfig
-    from .trainer import ESTrainer
+    from .training import ESTrainer
+
+# Threads of OpenMP spin before they sleep, libgomp's for as long as 15 ms: two runs on the same cores slow each other
+# tenfold. Read when torch is loaded, so set before; what the user has set stays.
+if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+    os.environ["GOMP_SPINCOUNT"] = "2000"
+if not os.environ.keys() & {"KMP_BLOCKTIME", "OMP_WAIT_POLICY"}:  # milliseconds; Intel's and LLVM's
+    os.environ["KMP_BLOCKTIME"] = "1"
 
 __version__ = "0.1.0"
 __all__ = ["ESConfig", "ESTrainer", "SeedtuneError", "__version__"]
@@ -16,12 +24,8 @@ __all__ = ["ESConfig", "ESTrainer", "SeedtuneError", "__version__"]
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that a scoring process that needs only a reward function does not load torch."""
-    if name == "ESConfig":
-        from .config import ESConfig
+    if name in ("ESConfig", "ESTrainer"):
+        from importlib import import_module
 
-        return ESConfig
-    if name == "ESTrainer":
-        from .trainer import ESTrainer
-
-        return ESTrainer
-    raise AttributeError(f"module 'seedtune' has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{'config' if name == 'ESConfig' else 'training'}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

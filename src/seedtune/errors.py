@@ -23,6 +23,10 @@ class ModelError(SeedtuneError):
     """The base model cannot be found, read, or perturbed as asked."""
 
 
+class NotFiniteError(ModelError):
+    """The model computes NaN or infinity: damaged weights, or weights that noise or updates made too large."""
+
+
 class DataError(SeedtuneError, ValueError):
     """A dataset is missing, empty, or lacks a column; a prompt does not fit the model."""
 
@@ -41,6 +45,10 @@ class JournalError(SeedtuneError):
 
 class FleetError(SeedtuneError):
     """Replicas cannot be started, differ from one another, or are gone."""
+
+
+class HubError(SeedtuneError):
+    """The Hub cannot be reached, or refuses what a run pushes; what is on disk is untouched."""
 
 
 class SaveError(SeedtuneError, OSError):

@@ -1,6 +1,6 @@
-"""Apply one or more patches to their base model: the same bytes as the run that they came from.
+"""Apply one or more patches to their base model: the same bytes as the run that a patch was exported from.
 
-Several patches of one base are applied one after another. `--scale` multiplies every update.
+Several patches of one base are applied in turn. `--scale` multiplies every update.
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     if not math.isfinite(parsed.scale):
         raise ConfigError(f"--scale must be a finite number, got {parsed.scale}.")
     if parsed.until is not None and len(parsed.patches) > 1:
-        raise ConfigError("--until is for one patch: which of them should end early?")
+        raise ConfigError("--until is for one patch: give only one, or leave --until out.")
     return write(parsed.patches, parsed, parsed.scale)

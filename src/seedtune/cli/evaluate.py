@@ -1,108 +1,122 @@
-"""Measure a model, a run or a patch on a task or a dataset, beside the base model that it began as.
+"""Evaluate a model, a run or a patch on a task or a dataset, beside its base model.
 
-Greedy answers give the rewards; `--samples` responses a prompt, drawn at --temperature, give pass@k and the KL from the
-base model (Schulman's k3, nats a token). Intervals are 95 %. A run is measured at its newest checkpoint, or rebuilt
-from its journal when it has none; a patch is applied to its base. Both are measured on what they were trained for,
-unless --task or --dataset_name says otherwise.
+Greedy completions give the rewards; `--samples` completions per prompt, sampled at --temperature, give pass@k and the
+KL from the base model (Schulman's k3, nats per token). Intervals are 95 %. A run is evaluated at its newest checkpoint,
+or rebuilt from its journal when it has none; a patch is applied to its base. Both are evaluated on the task that they
+were trained on, unless --task or --dataset_name is given.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config.run_config import RunConfig
 from ..errors import ConfigError, JournalError
-from ..journal.folder import write_text
-from ..recipe import RunConfig, data_and_rewards, first, resolve
+from ..training.recipe import data_and_rewards, first, resolve
+from ..utils.files import write_text
+from ..utils.paths import local_path
 from .options import add_flags, given, refuse_unknown
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
-    from ..evaluate.measure import Measured
+    from ..evaluation.evaluate import Evaluation
 
-HELP = "measure a model, a run or a patch on a task or a dataset"
+logger = logging.getLogger(__name__)
+HELP = "evaluate a model, a run or a patch on a task or a dataset"
 _FLAGS = (
-    "task dataset_name dataset_config dataset_train_split dataset_test_split max_eval_samples reward_funcs eval_funcs "
-    "reward_weights max_completion_length "
-    "temperature top_p top_k generation_batch_size chat_template_kwargs reward_workers reward_timeout model_revision "
+    "task task_args dataset_name dataset_config dataset_prompt_column dataset_train_split dataset_test_split "
+    "max_eval_samples reward_funcs eval_funcs reward_weights max_prompt_length max_completion_length "
+    "attn_implementation model_init_kwargs "
+    "temperature top_p top_k min_p repetition_penalty stop_strings generation_kwargs generation_batch_size "
+    "chat_template_kwargs skip_special_tokens reward_workers reward_batch reward_timeout model_revision "
     "trust_remote_code dtype device threads seed"
 ).split()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="Hub id, folder, checkpoint, run folder, patch, or GGUF file")
-    parser.add_argument("--base", metavar="MODEL", help="measured beside it; default: what a run or patch began as")
-    parser.add_argument("--samples", metavar="N", type=int, default=20, help="responses a prompt (20); 0: greedy only")
+    parser.add_argument(
+        "--base", metavar="MODEL", help="evaluated beside it; default: the base model of the run or patch"
+    )
+    parser.add_argument(
+        "--samples", metavar="N", type=int, default=20, help="completions per prompt (20); 0: greedy only"
+    )
     parser.add_argument("--k", metavar="K", type=int, nargs="+", default=[1, 5, 20], help="pass@k for these (1 5 20)")
-    parser.add_argument("--success", metavar="X", type=float, help="a sample passes at this reward; default: its truth")
-    parser.add_argument("--probe", metavar="TASK", help="a second task, to see what was forgotten")
-    parser.add_argument("--json", metavar="FILE", help="also write metrics, completions and samples to FILE")
+    parser.add_argument(
+        "--success", metavar="X", type=float, help="reward at which a sample passes; default: gold metric 1"
+    )
+    parser.add_argument("--probe", metavar="TASK", help="a second task, to see whether the model forgot it")
+    parser.add_argument(
+        "--json", metavar="FILE", type=local_path, help="also write metrics, completions and samples to FILE"
+    )
     add_flags(parser, only=_FLAGS)
 
 
 def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
-    from rich.console import Console
+    import rich
 
-    from .. import build
-    from ..report.measured import measured
-    from ..targets import located, own_settings
+    from ..report.evaluation_table import evaluation_table
+    from ..training import factory
+    from .model_ref import own_settings, resolve_model
 
     refuse_unknown(rest)
     if parsed.samples < 0 or min(parsed.k) < 1:
         raise ConfigError("--samples is at least 0, and every --k at least 1.")
     flags = given(parsed)
     flags = {"temperature": 1.0, **own_settings(parsed.model, flags), **flags}
-    # `subtract` keeps no master copy, and nothing is perturbed here.
-    fixed = {"restore": "subtract", "drift_samples": 0}
-    args = resolve({}, {**flags, **fixed})
-    # A second task: greedy answers at its own length, with its own rewards.
-    own = ("task", "max_completion_length", "reward_funcs", "eval_funcs", "reward_weights", "dataset_name")
+    args = resolve({}, flags)
+    # A second task: greedy completions at its own length, with its own rewards.
+    own = ("task", "task_args", "max_completion_length", "reward_funcs", "eval_funcs", "reward_weights", "dataset_name")
     others = {key: value for key, value in flags.items() if key not in own}
-    probe = resolve({}, {**others, **fixed, "task": parsed.probe}) if parsed.probe else None
-    data_and_rewards(args)  # complains before a model is loaded
-    for left_out in _left_out(parsed, args):
-        print(f"Note: {left_out}.")
-    with located(parsed.model, parsed.base) as target:
-        engines: dict[str, Engine] = {"base": build.engine(target.base, None, args)} if target.base else {}
+    probe = resolve({}, {**others, "task": parsed.probe}) if parsed.probe else None
+    data_and_rewards(args)  # errors are raised before a model is loaded
+    for reason in _unavailable(parsed, args):
+        logger.warning(f"{reason}.")
+    with resolve_model(parsed.model, parsed.base) as target:
+        engines: dict[str, Engine] = {"base": factory.inference_engine(target.base, args)} if target.base else {}
         if engines and not parsed.base and target.digest not in (None, engines["base"].describe()["digest"]):
             raise JournalError(
-                f"{target.base!r} is not the model that {parsed.model} began as (its digest is not {target.digest}): "
-                "say where that one is with --base, or which --model_revision it was."
+                f"{target.base!r} is not the base model of {parsed.model} (its digest is not {target.digest}): "
+                "give that model with --base, or its --model_revision."
             )
-        engines["model"] = build.engine(target.model, None, args)
+        engines["model"] = factory.inference_engine(target.model, args)
         found = _measure(engines, parsed, args, probe)
     table = {who: result.estimates for who, result in found.items()}
-    Console(highlight=False).print(measured({who: r.greedy for who, r in found.items()}, table))
+    rich.print(evaluation_table({who: r.greedy for who, r in found.items()}, table))
     if parsed.json:
         everything = {who: result.to_json() for who, result in reversed(found.items())}
-        write_text(Path(parsed.json), json.dumps(everything, indent=2, default=str) + "\n")
+        write_text(parsed.json, json.dumps(everything, indent=2, default=str) + "\n")
     return 0
 
 
-def _left_out(parsed: argparse.Namespace, args: RunConfig) -> list[str]:
-    """What was asked for and cannot be had."""
+def _unavailable(parsed: argparse.Namespace, args: RunConfig) -> list[str]:
+    """Why metrics that were asked for will be missing."""
     if not parsed.samples:
         return []
     if args.temperature == 0:
-        return ["temperature 0 draws no samples, so there is neither pass@k nor KL"]
+        return ["at temperature 0 nothing is sampled, so there is neither pass@k nor KL"]
     found = [f"pass@{k} needs at least {k} samples" for k in parsed.k if k > parsed.samples]
-    if args.top_p < 1 or args.top_k:
-        found.append("with top_p or top_k samples are not the model's own, so there is no KL")
+    if args.top_p < 1 or args.top_k or args.min_p is not None or args.repetition_penalty != 1:
+        found.append(
+            "with top_p, top_k, min_p or repetition_penalty samples are not the model's own, so there is no KL"
+        )
     return found
 
 
 def _measure(
     engines: dict[str, Engine], parsed: argparse.Namespace, args: RunConfig, probe: RunConfig | None
-) -> dict[str, Measured]:
-    """Every engine on the task, and on the second one."""
+) -> dict[str, Evaluation]:
+    """Evaluates every engine on the task, and on the second one."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from ..assess import assess
+    from ..evaluation.evaluate import evaluate
+    from ..training import factory
 
-    found: dict[str, Measured] = {}
+    found: dict[str, Evaluation] = {}
     with Progress(TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), transient=True) as bar:
         shown = bar.add_task("", total=None)
 
@@ -111,23 +125,23 @@ def _measure(
 
         for who, engine in engines.items():
 
-            def say(text: str, who: str = who) -> None:
+            def on_stage(text: str, who: str = who) -> None:
                 bar.update(shown, description=f"{who}: {text}", completed=0, total=None)
 
-            found[who] = assess(
+            samples = parsed.samples if args.temperature > 0 else 0
+            found[who] = evaluate(
                 engine,
-                args,
+                factory.eval_spec(args, samples=samples, ks=parsed.k, success=parsed.success),
                 **_rows_and_rewards(args),
-                samples=parsed.samples if args.temperature > 0 else 0,
-                ks=parsed.k,
-                success=parsed.success,
                 base=engines.get("base") if who == "model" else None,
                 on_rows=on_rows,
-                say=say,
+                on_stage=on_stage,
             )
             if probe:
-                extra = assess(engine, probe, **_rows_and_rewards(probe), on_rows=on_rows, say=say).estimates
-                found[who].estimates.update({f"{parsed.probe}/{k}": e for k, e in extra.items() if "/" not in k})
+                spec = factory.eval_spec(probe)
+                extra = evaluate(engine, spec, **_rows_and_rewards(probe), on_rows=on_rows, on_stage=on_stage)
+                estimates = extra.estimates.items()
+                found[who].estimates.update({f"{parsed.probe}/{k}": e for k, e in estimates if "/" not in k})
     return found
 
 

@@ -1,4 +1,4 @@
-"""Ask a model: prompts from the command line, or one a line from standard input."""
+"""Generate completions: prompts from the command line, or one per line from standard input."""
 
 from __future__ import annotations
 
@@ -9,43 +9,42 @@ from collections.abc import Sequence
 from ..errors import DataError
 from .options import add_flags, given, refuse_unknown
 
-HELP = "ask a model"
+HELP = "generate completions"
 _FLAGS = (
-    "max_completion_length temperature top_p top_k generation_batch_size chat_template_kwargs model_revision "
-    "trust_remote_code dtype device threads seed"
+    "max_prompt_length max_completion_length temperature top_p top_k min_p repetition_penalty stop_strings "
+    "generation_kwargs generation_batch_size chat_template_kwargs skip_special_tokens model_revision "
+    "trust_remote_code dtype attn_implementation model_init_kwargs device threads seed"
 ).split()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="Hub id, folder, checkpoint, run folder, patch, or GGUF file")
-    parser.add_argument("prompts", metavar="PROMPT", nargs="*", help="what to ask")
-    parser.add_argument("--base", metavar="MODEL", help="where the base model of a patch or a run is, if it moved")
-    parser.add_argument("--raw", action="store_true", help="no chat template: continue the text as it stands")
+    parser.add_argument("prompts", metavar="PROMPT", nargs="*", help="the prompts")
+    parser.add_argument("--base", metavar="MODEL", help="the base model of a patch or a run, if it is elsewhere now")
+    parser.add_argument("--raw", action="store_true", help="no chat template: continue the text as it is")
     add_flags(parser, only=_FLAGS)
 
 
 def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
-    from .. import build
-    from ..engines.base import Sampling
-    from ..recipe import resolve
-    from ..targets import located, own_settings
+    from ..training import factory
+    from ..training.recipe import resolve
+    from .model_ref import own_settings, resolve_model
 
     refuse_unknown(rest)
-    # `subtract` keeps no master copy, and nothing is perturbed here.
     flags = given(parsed)
     own = {k: v for k, v in own_settings(parsed.model, flags).items() if k in _FLAGS}
-    args = resolve({}, {**own, **flags, "restore": "subtract", "drift_samples": 0})
+    args = resolve({}, {**own, **flags})
     asked = parsed.prompts or ([] if sys.stdin.isatty() else [line.rstrip("\n") for line in sys.stdin if line.strip()])
     if not asked or not all(text.strip() for text in asked):
-        raise DataError("there is no prompt: give one on the command line, or one a line on standard input.")
-    with located(parsed.model, parsed.base) as target:
-        engine = build.engine(target.model, None, args)
+        raise DataError("there is no prompt: give one on the command line, or one per line on standard input.")
+    with resolve_model(parsed.model, parsed.base) as target:
+        engine = factory.inference_engine(target.model, args)
     chat = bool(engine.tokenizer.chat_template) and not parsed.raw
     contents = [[{"role": "user", "content": text}] if chat else text for text in asked]
     prompts = engine.encode(contents, args.max_completion_length)
     longest = max(len(p.ids) for p in prompts) + args.max_completion_length
     rows = args.generation_batch_size or engine.rows_that_fit(longest)
-    sampling = Sampling(args.max_completion_length, args.temperature, args.top_p, args.top_k, rows_at_once=rows)
+    sampling = factory.sampling(args, rows)
     chunk = args.chunk_size or 2 * rows
     for first in range(0, len(prompts), chunk):
         part = slice(first, first + chunk)

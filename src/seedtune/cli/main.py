@@ -1,4 +1,4 @@
-"""`seedtune`: parse, dispatch, and turn every expected error into one clear message and an exit code."""
+"""`seedtune`: parses arguments, runs a command, and turns expected errors into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -10,28 +10,37 @@ from typing import Any
 
 from .. import __version__
 from ..errors import SeedtuneError
+from ..utils import console
+from ..utils.paths import AnyPath
+from ..utils.streams import tolerant_output
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[AnyPath] | None = None) -> int:
     """The console script. Exit codes: 0 done, 1 failed, 2 wrong settings, 130 interrupted."""
+    with tolerant_output():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[AnyPath] | None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     parser, commands = _parser()
-    parsed, rest = parser.parse_known_args(arguments)
+    parsed, rest = parser.parse_known_args(None if arguments is None else [os.fspath(a) for a in arguments])
     if parsed.command is None:
         parser.print_help()
         return 0
+    console.install(stderr=parsed.command == "generate")  # its output is what others read
     try:
         return int(commands[parsed.command].run(parsed, rest))
     except SeedtuneError as e:
         print("\n".join([f"seedtune: error: {e}", *getattr(e, "__notes__", [])]), file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
-        print("\nseedtune: interrupted; what the journal holds is safe.", file=sys.stderr)
+        print("\nseedtune: interrupted; finished iterations are in the journal.", file=sys.stderr)
         return 130
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
-    from . import apply, compare, diff, evaluate, export, generate, inspect, replay, report, train
+    from . import apply, compare, diff, evaluate, export, generate, inspect, preflight, replay, report, train
 
     parser = argparse.ArgumentParser(
         prog="seedtune",
@@ -43,6 +52,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
     parser.add_argument("--version", action="version", version=f"seedtune {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command")
     commands: dict[str, Any] = {
+        "preflight": preflight,
         "train": train,
         "eval": evaluate,
         "compare": compare,
@@ -67,6 +77,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
 
 
 _EXAMPLES = """examples:
+  seedtune preflight --task conciseness
   seedtune train --config recipes/conciseness-smollm2.yaml --output_dir runs/first
   seedtune train --resume --output_dir runs/first --max_steps 20
   seedtune eval runs/first --task conciseness
@@ -78,7 +89,7 @@ _EXAMPLES = """examples:
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Wide enough to read, and one spelling of each flag: the one with underscores."""
+    """100 columns, and one spelling of each flag: the one with underscores."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=38, width=100)

@@ -1,17 +1,19 @@
-"""Settings as flags: every key of a configuration file is also a flag of the same name, hyphens accepted."""
+"""Settings as flags: every key of a configuration file is also a flag of the same name; hyphens are accepted."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
 
-from ..config import ESConfig, check_keys
+from ..config.es_config import ESConfig
+from ..config.keys import check_keys
+from ..config.run_config import DATA, RunConfig
 from ..errors import ConfigError
-from ..recipe import DATA, RunConfig
+from ..tasks.registry import TASKS
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type[ESConfig] = RunConfig, only: Sequence[str] = ()) -> None:
@@ -25,7 +27,8 @@ def add_flags(parser: argparse.ArgumentParser, cls: type[ESConfig] = RunConfig, 
         names = dict.fromkeys([f"--{f.name}", f"--{f.name.replace('_', '-')}"])
         shown = "" if f.default in (None, "") or "default" in f.metadata["help"] else f" (default: {f.default})"
         kind = str(f.type).replace(" | None", "")
-        options: dict[str, Any] = {"dest": f.name, "default": argparse.SUPPRESS, "help": f.metadata["help"] + shown}
+        text = f.metadata["help"] + (f": {', '.join(TASKS)}" if f.name == "task" else "") + shown
+        options: dict[str, Any] = {"dest": f.name, "default": argparse.SUPPRESS, "help": text}
         options["metavar"] = _METAVARS.get(kind, "TEXT")
         if kind == "bool":
             options.update(nargs="?", const="true")
@@ -38,7 +41,7 @@ _METAVARS = {"int": "N", "float": "X", "bool": "true|false", "dict[str, Any]": "
 
 
 def given(parsed: argparse.Namespace, cls: type[ESConfig] = RunConfig) -> dict[str, Any]:
-    """The settings that were given as flags, as values."""
+    """The values of settings that were given as flags."""
     values: dict[str, Any] = {}
     for f in dataclasses.fields(cls):
         if hasattr(parsed, f.name):
@@ -55,10 +58,13 @@ def given(parsed: argparse.Namespace, cls: type[ESConfig] = RunConfig) -> dict[s
     return values
 
 
-def refuse_unknown(rest: Sequence[str], cls: type[ESConfig] = RunConfig) -> None:
-    """Raise ConfigError for arguments that no flag took: a GRPO key, or a typing error."""
-    for argument in rest:
-        if argument.startswith("--"):
-            check_keys(cls, {argument[2:].split("=")[0].replace("-", "_"): None})
+def refuse_unknown(rest: Sequence[str], keys: Iterable[str] = (), cls: type[ESConfig] = RunConfig) -> None:
+    """Raise ConfigError for arguments that are no flags and for keys (of a file) that are no settings, all at once:
+    those of other trainers, with the reason, and misspellings.
+    """
+    flags = [argument[2:].split("=")[0].replace("-", "_") for argument in rest if argument.startswith("--")]
+    check_keys(cls, dict.fromkeys([*flags, *keys]))
+    if flags:
+        raise ConfigError(f"{', '.join(f'--{flag}' for flag in flags)}: not for this command; see --help.")
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]!r}; see --help.")

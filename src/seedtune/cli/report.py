@@ -1,6 +1,6 @@
 """Write the page of a run or of a comparison: report/index.html in its folder, with a PNG of every figure.
 
-The page holds all that it shows and loads nothing. A run may still be going on.
+The page loads nothing from elsewhere. The run may still be going on.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ConfigError, RunFolderError
+from ..utils.paths import local_path
 from .options import refuse_unknown
 
 HELP = "write a page about a run or a comparison"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="FOLDER", help="output_dir of a run, or of seedtune compare")
-    parser.add_argument("--out", metavar="FOLDER", help="where to; default: report/ in the folder")
-    parser.add_argument("--watch", action="store_true", help="write it anew while the run goes on; the page reloads")
+    parser.add_argument("folder", metavar="FOLDER", type=local_path, help="output_dir of a run, or of seedtune compare")
+    parser.add_argument("--out", metavar="FOLDER", type=local_path, help="where to write; default: report/ in FOLDER")
+    parser.add_argument("--watch", action="store_true", help="update it while the run goes on; the page reloads itself")
     parser.add_argument("--every", metavar="SECONDS", type=float, default=10, help="with --watch: how often (10)")
 
 
 def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     refuse_unknown(rest)
-    folder, out = Path(parsed.folder).expanduser(), Path(parsed.out).expanduser() if parsed.out else None
+    folder, out = parsed.folder, parsed.out
     if not 1 <= parsed.every <= 3600:
         raise ConfigError(f"--every must be between 1 and 3600 seconds; got {parsed.every}.")
     if not folder.is_dir():
@@ -35,7 +36,7 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
         going = parsed.watch and _goes_on(folder)
         page = _write(folder, out, int(parsed.every) if going else 0)
         if not told or not going:
-            print(f"Report: {page}" + ("  (Ctrl-C ends watching)" if going else ""), flush=True)
+            print(f"Report: {page}" + ("  (Ctrl-C stops watching)" if going else ""), flush=True)
         told = True
         if not going:
             return 0
@@ -47,15 +48,21 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _write(folder: Path, out: Path | None, refresh: int) -> Path:
-    from ..report import comparison_page, run_page
+    from ..compare import page
+    from ..report import run_page
 
-    if (folder / comparison_page.NAME).exists():
-        return comparison_page.write(folder, out, refresh)
-    return run_page.write(folder, out, refresh)
+    write = page.write if _is_comparison(folder) else run_page.write
+    return write(folder, out, refresh)
 
 
 def _goes_on(folder: Path) -> bool:
-    from ..report.comparison_page import NAME, goes_on
+    from ..compare.page import goes_on
     from ..report.history import held
 
-    return goes_on(folder) if (folder / NAME).exists() else held(folder)
+    return goes_on(folder) if _is_comparison(folder) else held(folder)
+
+
+def _is_comparison(folder: Path) -> bool:
+    from ..compare.results import NAME
+
+    return (folder / NAME).exists()

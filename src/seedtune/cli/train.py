@@ -7,9 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import config_file
-from ..journal.folder import RunFolder, write_text
-from ..recipe import RunConfig, data_and_rewards, resolve
+from ..config import yaml_file
+from ..config.run_config import RunConfig
+from ..journal.folder import RunFolder
+from ..training.recipe import data_and_rewards, resolve
+from ..utils.files import write_text
+from ..utils.paths import local_path
+from ..utils.processes import check_alone
 from .options import add_flags, given, refuse_unknown
 
 HELP = "fine-tune a model"
@@ -17,25 +21,27 @@ HELP = "fine-tune a model"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="settings as YAML; recipes/ has examples")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in output_dir")
-    parser.add_argument("--dry-run", action="store_true", help="check and print the resolved settings, and stop")
+    parser.add_argument("--resume", action="store_true", help="continue the run in output_dir")
+    parser.add_argument("--dry-run", action="store_true", help="check and print the settings, and stop")
     add_flags(parser)
 
 
 def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
-    refuse_unknown(rest)
     flags = given(parsed)
     file = parsed.config or (_own_config(flags) if parsed.resume else None)
-    args = resolve(config_file.read(file) if file else {}, flags)
+    values = yaml_file.read(file) if file else {}
+    refuse_unknown(rest, values)
+    args = resolve(values, flags)
+    check_alone(args.fleet)
     if parsed.dry_run:
         folder = RunFolder(args.output_dir)
         folder.check(resume=parsed.resume)
-        text = config_file.to_yaml(args)
-        if not folder.has_journal:  # a run that is there keeps the settings that it was started with
+        text = yaml_file.to_yaml(args)
+        if not folder.has_journal:  # an existing run keeps its own settings
             write_text(folder.path / "config.resolved.yaml", text)
         print(text, end="")
         return 0
-    from ..trainer import ESTrainer
+    from ..training.trainer import ESTrainer
 
     RunFolder(args.output_dir).check(resume=parsed.resume)
     parts = data_and_rewards(args)
@@ -44,6 +50,6 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _own_config(flags: Mapping[str, Any]) -> Path | None:
-    """`--resume --output_dir DIR` alone is enough: the run's own settings are in its folder."""
-    file = Path(flags.get("output_dir", RunConfig.output_dir)).expanduser() / "config.resolved.yaml"
+    """For `--resume --output_dir DIR` alone: the settings in the folder of the run."""
+    file = local_path(flags.get("output_dir", RunConfig.output_dir)) / "config.resolved.yaml"
     return file if file.is_file() else None

@@ -1,1 +1,5 @@
-"""The same task, model and number of generations for several methods."""
+"""Training the same model on the same task by several methods, with equally many completions each."""
+
+from .context import MethodContext
+
+__all__ = ["MethodContext"]

@@ -1,53 +1,51 @@
-"""One cell, in a process of its own (memory is measured, and a crash is its own): train, then evaluate what it saved.
+"""One cell, in a process of its own (so that its memory can be measured, and a crash ends no other cell): train, then
+evaluate the checkpoints.
 
     python -m seedtune.compare.cell FOLDER
 
-reads FOLDER/cell.json and leaves FOLDER/result.json, or exits with 1 and says why on standard error.
+reads FOLDER/cell.json and writes FOLDER/result.json, or exits with 1 and prints the reason to standard error.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import sys
-import time
-from dataclasses import fields
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-from .. import build
-from ..assess import assess
+from ..config.run_config import RunConfig
 from ..engines.base import Engine
-from ..engines.models import where
+from ..engines.loading import pretrained_name
 from ..errors import SeedtuneError
-from ..journal.folder import read_lines, write_text
-from ..recipe import RunConfig, data_and_rewards, first, resolve
-from ..tasks.reward import resolve as found
-from .trainee import Trainee
+from ..evaluation.evaluate import evaluate
+from ..rewards.function import reward_functions
+from ..rewards.lookup import resolve as resolve_function
+from ..training import factory
+from ..training.recipe import data_and_rewards, first, resolve
+from ..utils.files import read_lines, write_text
+from ..utils.processes import exit_with_parent
+from .context import MethodContext
+from .results import renamed
 
 
 def main(folder: Path) -> None:
     """Raises SeedtuneError, and whatever the method raises."""
-    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    cell = json.loads((folder / "cell.json").read_text())
-    of_training = [f.name for f in fields(RunConfig) if f.metadata["group"] == "Fleet" or f.name.startswith("vllm_")]
-    of_training += ["perturbation", "master_dtype", "lowrank_vectors", "lowrank_embeddings", "engine"]
-    to_measure = {k: v for k, v in cell["shared"].items() if k not in of_training}
-    args = resolve({}, {**to_measure, "restore": "subtract", "drift_samples": 0, "temperature": 1.0})
+    exit_with_parent(os.getppid())
+    cell = renamed(json.loads((folder / "cell.json").read_text()))
+    args = resolve({}, {**cell["shared"], "temperature": 1.0})
     parts = data_and_rewards(args)
     if cell["function"]:
-        for left in folder.iterdir():  # of a run that was cut off
-            if left.name not in ("cell.json", "log.txt"):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for file in folder.iterdir():  # of a training that was interrupted
+            if file.name not in ("cell.json", "log.txt"):
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
         _train(cell, parts, folder)
-    megabytes = max(resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    megabytes = _peak_megabytes()
     points = []
-    base = build.engine(args.model_name_or_path, None, args)
+    base = factory.inference_engine(args.model_name_or_path, args)
     for line in read_lines(folder / "checkpoints.jsonl") if cell["function"] else [_untrained()]:
-        engine = build.engine(str(folder / line["model"]), None, args) if line["model"] else base
+        engine = factory.inference_engine(str(folder / line["model"]), args) if line["model"] else base
         points.append({**line, **_measure(engine, base, args, parts, cell["samples"])})
     result = {"points": points, "peak_megabytes": megabytes if cell["function"] else None}
     write_text(folder / "result.json", json.dumps(result, indent=2, default=str) + "\n")
@@ -57,42 +55,43 @@ def main(folder: Path) -> None:
     shutil.rmtree(folder / "run", ignore_errors=True)
 
 
-def _end_with(parent: int) -> None:
-    """A comparison that is killed must not leave a training behind that goes on by itself."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+def _peak_megabytes() -> float | None:
+    """The most memory that this process, or one that it started, held; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
 
 
 def _train(cell: dict[str, Any], parts: dict[str, Any], folder: Path) -> None:
     shared = cell["shared"]
-    trainee = Trainee(
-        model=where(resolve({}, shared).model_name_or_path),
+    context = MethodContext(
+        model=pretrained_name(resolve({}, shared).model_name_or_path),
         train_dataset=[dict(row) for row in parts["train_dataset"]],
-        reward_funcs=[reward.function for reward in build.rewards(parts["reward_funcs"])],
+        reward_funcs=[reward.function for reward in reward_functions(parts["reward_funcs"])],
         max_completion_length=resolve({}, shared).max_completion_length,
-        generations=cell["generations"],
+        num_completions=cell["num_completions"],
         evaluations=cell["evaluations"],
         seed=cell["seed"],
         settings=cell["settings"],
         folder=folder,
         shared=shared,
-        reward_weights=resolve({}, shared).reward_weights,
+        reward_weights=resolve({}, shared).final_reward_weights,
     )
-    found(cell["function"])(trainee)
+    resolve_function(cell["function"])(context)
     if not (folder / "checkpoints.jsonl").exists():
-        raise SeedtuneError(f"{cell['function']} ended without a checkpoint: it must call trainee.checkpoint().")
+        raise SeedtuneError(f"{cell['function']} ended without a checkpoint: it must call context.checkpoint().")
 
 
 def _untrained() -> dict[str, Any]:
-    return {"generations": 0, "tokens": 0, "seconds": 0.0, "model": None}
+    return {"num_completions": 0, "tokens": 0, "seconds": 0.0, "model": None}
 
 
 def _measure(engine: Engine, base: Engine, args: RunConfig, parts: dict[str, Any], samples: int) -> dict[str, Any]:
     rows = parts["eval_dataset"] or first(parts["train_dataset"], 64)
-    result = assess(
-        engine, args, rows, parts["reward_funcs"], parts["eval_funcs"], samples=samples, ks=(1, samples), base=base
-    )
+    spec = factory.eval_spec(args, samples=samples, ks=(1, samples))
+    result = evaluate(engine, spec, rows, parts["reward_funcs"], parts["eval_funcs"], base=base)
     metrics = {name: estimate.to_json() for name, estimate in result.estimates.items()}
     return {"metrics": metrics, "completions": result.greedy}
 

@@ -1,36 +1,41 @@
 """TRL's trainers in a comparison: GRPO, Dr. GRPO and RLOO. Settings are TRL's own (`GRPOConfig`, `RLOOConfig`).
 
-Where a setting is silent it is TRL's default, but for what a comparison of this size needs: 64 completions a step in
-groups of 8 (TRL's), a constant learning rate of 5e-6 (the paper's for conciseness; TRL's default is 1e-6).
+What is not set is TRL's default, except for what a comparison of this size needs: 64 completions per step in groups of
+8 (TRL's), a constant learning rate of 5e-6 (the paper's for conciseness; TRL's default is 1e-6).
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer
 
 from ..errors import ConfigError
-from .trainee import Trainee
+from .checkpoints import Checkpoints, num_steps
+from .context import MethodContext
+
+#: Their product is the number of completions per step.
+_BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 
-def grpo(trainee: Trainee) -> None:
+def grpo(context: MethodContext) -> None:
     """Shao et al. (arXiv 2402.03300); TRL's default loss."""
-    _train(trainee, "GRPO", {})
+    _train(context, "GRPO", {})
 
 
-def dr_grpo(trainee: Trainee) -> None:
+def dr_grpo(context: MethodContext) -> None:
     """Liu et al. (arXiv 2503.20783): no division by a length or by a standard deviation."""
-    _train(trainee, "GRPO", {"loss_type": "dr_grpo", "scale_rewards": "none"})
+    _train(context, "GRPO", {"loss_type": "dr_grpo", "scale_rewards": "none"})
 
 
-def rloo(trainee: Trainee) -> None:
+def rloo(context: MethodContext) -> None:
     """Ahmadian et al. (arXiv 2402.14740)."""
-    _train(trainee, "RLOO", {})
+    _train(context, "RLOO", {})
 
 
-def _train(trainee: Trainee, kind: str, own: dict[str, Any]) -> None:
+def _train(context: MethodContext, kind: str, own: dict[str, Any]) -> None:
     try:
         import trl
     except ImportError as e:
@@ -48,55 +53,38 @@ def _train(trainee: Trainee, kind: str, own: dict[str, Any]) -> None:
         "logging_steps": 1,
         "gradient_checkpointing": False,
         **own,
-        **trainee.settings,
+        **context.settings,
     }
-    a_step = int(settings["per_device_train_batch_size"]) * int(settings["gradient_accumulation_steps"])
-    if a_step > trainee.generations:
-        raise ConfigError(
-            f"a step of {kind} is {a_step} generations (per_device_train_batch_size x gradient_accumulation_steps), "
-            f"more than the budget of {trainee.generations}."
-        )
+    per_step = math.prod(int(settings[key]) for key in _BATCH)
     fixed: dict[str, Any] = {
-        "output_dir": str(trainee.folder / "run"),
-        "max_steps": trainee.generations // a_step,
-        "max_completion_length": trainee.max_completion_length,
-        "seed": trainee.seed,
+        "output_dir": str(context.folder / "run"),
+        "max_steps": num_steps(context, per_step, f"a step of {kind} ({' x '.join(_BATCH)})"),
+        "max_completion_length": context.max_completion_length,
+        "seed": context.seed,
         "save_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
         "use_cpu": cpu,
         "bf16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if cpu else torch.cuda.is_bf16_supported(),
     }
-    if trainee.reward_weights:
-        fixed["reward_weights"] = trainee.reward_weights
-    if template := trainee.shared.get("chat_template_kwargs"):
+    if context.reward_weights:
+        fixed["reward_weights"] = context.reward_weights
+    if template := context.shared.get("chat_template_kwargs"):
         fixed["chat_template_kwargs"] = dict(template)
     try:
         args = getattr(trl, f"{kind}Config")(**{**settings, **fixed})
     except (TypeError, ValueError) as e:
         raise ConfigError(f"TRL refuses the settings: {e}") from e
     trainer = getattr(trl, f"{kind}Trainer")(
-        model=trainee.model,
-        reward_funcs=trainee.reward_funcs,
+        model=context.model,
+        reward_funcs=context.reward_funcs,
         args=args,
-        train_dataset=Dataset.from_list(trainee.train_dataset),
+        train_dataset=Dataset.from_list(context.train_dataset),
     )
-    trainer.add_callback(_Checkpoints(trainee, trainer, a_step))
+
+    def save(folder: Path) -> None:
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(context.model).save_pretrained(folder)
+
+    trainer.add_callback(Checkpoints(context, per_step, save))
     trainer.train()
-
-
-class _Checkpoints(TrainerCallback):
-    def __init__(self, trainee: Trainee, trainer: Any, a_step: int) -> None:
-        self.trainee, self.trainer, self.a_step = trainee, trainer, a_step
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainee.start()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        generations = state.global_step * self.a_step
-        if self.trainee.due(generations) or state.global_step == state.max_steps:
-            self.trainee.checkpoint(generations, int(state.num_input_tokens_seen), self._save)
-
-    def _save(self, folder: Path) -> None:
-        self.trainer.accelerator.unwrap_model(self.trainer.model).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(self.trainee.model).save_pretrained(folder)

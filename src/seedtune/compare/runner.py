@@ -1,4 +1,4 @@
-"""Cells one after another, each in a process of its own; what is done already is not done again."""
+"""Runs cells one after another, each in a process of its own; cells with a result are not run again."""
 
 from __future__ import annotations
 
@@ -13,37 +13,42 @@ from typing import Any
 
 import yaml
 
-from ..environment import environment
 from ..errors import RunFolderError, SaveError
-from ..evaluate.audit import hacking
-from ..journal.folder import read_lines, write_text
-from ..report.comparison_page import NAME
-from .plan import Cell, Comparison
+from ..evaluation.hacking import hacking
+from ..utils.environment import environment
+from ..utils.files import read_lines, write_text
+from ..utils.paths import AnyPath, local_path
+from ..utils.processes import check_alone
+from .comparison import Cell, Comparison
+from .results import NAME, read_result, renamed
 
 BASE = Cell("base", "base", "", {}, 0)
-_LOOK_EVERY = 0.5
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one cell: its result (what `cell.py` writes), or why there is none."""
+    """The result of one cell (what `cell.py` writes), or why there is none."""
 
     cell: Cell
     result: dict[str, Any] | None
     error: str = ""
 
 
-def run(comparison: Comparison, folder: Path, on_progress: Callable[[Cell, int], None]) -> Iterator[Outcome]:
-    """The base model's cell, then all others, as they end; `comparison.json` is written after each.
+def run(comparison: Comparison, folder: AnyPath, on_progress: Callable[[Cell, int], None]) -> Iterator[Outcome]:
+    """Outcomes of the base model's cell and then of all others, as they end; `comparison.json` is written after each.
 
-    `on_progress` is told how many completions the running cell has generated. A cell that fails is an outcome like
-    another. Raises RunFolderError when the folder holds other cells, SaveError when it cannot be written.
+    `on_progress` is called with how many completions the running cell has generated. A cell that fails is an outcome
+    like any other. Raises ConfigError beside other processes of a launcher, RunFolderError when the folder holds other
+    cells, SaveError when it cannot be written.
     """
+    check_alone("local")
+    folder = local_path(folder)
     cells = [BASE, *comparison.cells]
     for cell in cells:
         _prepare(comparison, cell, folder / cell.folder)
-    asked = {**comparison.asked, "output_dir": str(folder)}
-    write_text(folder / "compare.yaml", yaml.safe_dump(asked, sort_keys=False))
+    settings = {**comparison.settings, "output_dir": str(folder)}
+    write_text(folder / "compare.yaml", yaml.safe_dump(settings, sort_keys=False))
     outcomes: list[Outcome] = []
     for cell in cells:
         outcomes.append(_outcome(cell, folder / cell.folder, on_progress))
@@ -58,16 +63,16 @@ def _prepare(comparison: Comparison, cell: Cell, folder: Path) -> None:
         "function": cell.function,
         "settings": dict(cell.settings),
         "seed": cell.seed,
-        "generations": comparison.generations,
+        "num_completions": comparison.num_completions,
         "evaluations": comparison.evaluations,
         "samples": comparison.samples,
     }
     text = json.dumps(given, indent=2, sort_keys=True, default=str) + "\n"
     path = folder / "cell.json"
-    if path.exists() and path.read_text() != text:
+    if path.exists() and renamed(json.loads(path.read_text())) != json.loads(text):
         raise RunFolderError(
             f"{folder} holds a cell of another comparison (its cell.json says which). Give another --output_dir, or "
-            "remove that folder to run the cell anew; nothing was changed."
+            "remove that folder to run the cell again; nothing was changed."
         )
     write_text(path, text)
 
@@ -78,11 +83,11 @@ def _outcome(cell: Cell, folder: Path, on_progress: Callable[[Cell, int], None])
         error = _process(cell, folder, on_progress)
         if error:
             return Outcome(cell, None, error)
-    return Outcome(cell, json.loads(done.read_text()))
+    return Outcome(cell, read_result(done.read_text()))
 
 
 def _process(cell: Cell, folder: Path, on_progress: Callable[[Cell, int], None]) -> str:
-    """Run the cell; why it failed, or nothing."""
+    """Run the cell. Returns why it failed, or an empty text."""
     try:
         log = (folder / "log.txt").open("w")
     except OSError as e:
@@ -99,28 +104,28 @@ def _process(cell: Cell, folder: Path, on_progress: Callable[[Cell, int], None])
         try:
             while process.poll() is None:
                 steps = read_lines(folder / "progress.jsonl")
-                on_progress(cell, int(steps[-1]["generations"]) if steps else 0)
-                time.sleep(_LOOK_EVERY)
+                on_progress(cell, int(renamed(steps[-1])["num_completions"]) if steps else 0)
+                time.sleep(_POLL_SECONDS)
         except BaseException:
             process.terminate()
             raise
     if process.returncode == 0:
         return ""
-    said = [line for line in (folder / "log.txt").read_text(errors="replace").splitlines() if line.strip()]
-    last = said[-1].removeprefix("error: ") if said else "it said nothing"
+    log_lines = [line for line in (folder / "log.txt").read_text(errors="replace").splitlines() if line.strip()]
+    last = log_lines[-1].removeprefix("error: ") if log_lines else "it wrote no message"
     return f"exit code {process.returncode}: {last} ({folder / 'log.txt'})"
 
 
 def summary(comparison: Comparison, outcomes: list[Outcome]) -> dict[str, Any]:
-    """What `comparison.json` holds: the question and, by cell, the answer. The report is made from it."""
+    """The content of `comparison.json`: the settings, and the result of each cell. The report is made from it."""
     return {
         "model": comparison.shared.model_name_or_path,
         "task": comparison.shared.task or comparison.shared.dataset_name,
         "settings": dict(comparison.given),
-        "generations": comparison.generations,
+        "num_completions": comparison.num_completions,
         "samples": comparison.samples,
         "target": comparison.target,
-        "truth": comparison.truth,
+        "gold_metric": comparison.gold_metric,
         "environment": environment(),
         "planned": [cell.folder for cell in comparison.cells],
         "cells": [
@@ -140,8 +145,8 @@ def summary(comparison: Comparison, outcomes: list[Outcome]) -> dict[str, Any]:
 
 
 def _hacked(comparison: Comparison, base: Outcome, outcome: Outcome) -> list[str]:
-    """What the truth says of the answers at the end, against the base model's."""
-    if base.result is None or outcome.result is None or outcome.cell is BASE or comparison.truth is None:
+    """Whether the gold metric of the last completions fell, compared with the base model's, while the reward rose."""
+    if base.result is None or outcome.result is None or outcome.cell is BASE or comparison.gold_metric is None:
         return []
     before, after = (o.result["points"][-1]["completions"] for o in (base, outcome) if o.result)
-    return [str(finding) for finding in hacking(before, after, [comparison.truth])]
+    return [str(finding) for finding in hacking(before, after, [comparison.gold_metric])]

@@ -1,9 +1,11 @@
-"""What every engine can do. A replica holds theta; everything it is told is small: members, prompts, coefficients."""
+"""What engines do, as three protocols. A replica holds theta; everything it is given is small: members, prompts,
+coefficients.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,8 +32,9 @@ class Sampling:
     """How to decode. Temperature 0 is greedy, the paper's choice: all variation comes from the parameters.
 
     `logprobs`: completions carry the log-probability of each of their tokens (temperature 1, nothing cut off).
-    `rows_at_once`: how many rows of a chunk share a batch; None: all. `drawn_from`: rows of the chunk from this number
-    on are drawn at temperature 1 with nothing cut off, whatever the others do.
+    `min_p` and `repetition_penalty` are transformers' (the penalty counts for greedy rows, too).
+    `rows_at_once`: how many rows of a chunk share a batch; None: all. `first_sampled_row`: rows of the chunk from this
+    number on are drawn at temperature 1 with nothing cut off, whatever the others do.
     """
 
     max_completion_length: int
@@ -40,7 +43,22 @@ class Sampling:
     top_k: int = 0
     logprobs: bool = False
     rows_at_once: int | None = None
-    drawn_from: int | None = None
+    first_sampled_row: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+
+    @property
+    def unrestricted(self) -> Sampling:
+        """At temperature 1 with nothing cut off."""
+        rest: dict[str, Any] = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
+        return replace(self, temperature=1.0, first_sampled_row=None, **rest)
+
+    @property
+    def is_models_own(self) -> bool:
+        """Whether samples are of the model's own distribution at that temperature."""
+        return self == replace(
+            self.unrestricted, temperature=self.temperature, first_sampled_row=self.first_sampled_row
+        )
 
 
 @dataclass(frozen=True)
@@ -65,29 +83,27 @@ class Completion:
 OnCompletions = Callable[[Mapping[int, Completion]], None]
 
 
-class Engine(Protocol):
-    """One replica. `model` and `tokenizer` are transformers', `texts` stands between text and tokens."""
+class Generator(Protocol):
+    """Decodes completions, of members or of the center. `texts` stands between text and tokens (`Texts`)."""
 
-    model: Any
     tokenizer: Any
     texts: Any
 
-    def encode(self, prompts: Sequence[Any], max_completion_length: int, *, cut: bool = False) -> list[Prompt]:
-        """Tokenise prompts. Raises DataError for one that does not fit the model's context; `cut`: shortens it."""
-        ...
+    def encode(self, prompts: Sequence[Any], max_completion_length: int, *, truncate: bool = False) -> list[Prompt]:
+        """Tokenize prompts. Raises DataError for one that does not fit the model's context; `truncate`: shortens it."""
+
+    def rows_that_fit(self, tokens: int) -> int:
+        """How many rows of `tokens` tokens (prompt and completion) may be decoded at once; ConfigError when none."""
 
     @property
     def mixes_members(self) -> bool:
         """Whether members can share a batch."""
-        ...
 
-    def become(self, members: Sequence[Member | None]) -> None:
-        """Let row n of the next `generate` be answered by `members[n]`; None is the centre."""
-        ...
+    def set_members(self, members: Sequence[Member]) -> None:
+        """Row n of the next `generate` belongs to `members[n]`."""
 
     def restore(self) -> None:
-        """Be the centre again, and let go of what was made for members."""
-        ...
+        """Go back to the center, and free what was made for members."""
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, on_completions: OnCompletions | None = None
@@ -96,70 +112,85 @@ class Engine(Protocol):
 
         `on_completions` is called as rows end, in an order that depends on the same alone.
         """
-        ...
 
-    @property
-    def sigma(self) -> float:
-        """The scale of members' noise."""
-        ...
 
-    def set_sigma(self, sigma: float) -> None:
-        """Members are made with this noise scale from now on."""
-        ...
+class TextScorer(Protocol):
+    """Log-probabilities of given texts, in one forward pass without decoding."""
 
-    def divergence(
-        self, members: Sequence[Member], prompts: Sequence[Prompt], completions: Sequence[Completion]
-    ) -> float:
-        """KL(member || centre) in nats, the mean over members and over the tokens of the completions."""
-        ...
+    def encode(self, prompts: Sequence[Any], max_completion_length: int, *, truncate: bool = False) -> list[Prompt]:
+        """As `Generator.encode`."""
 
     def logprobs(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], temperature: float = 1.0, *, base: bool
     ) -> list[NDArray[np.float64]]:
-        """Per completion, log p of each chosen token at a temperature, by the centre, or by the base model it began as.
+        """Per completion, log p of each chosen token at a temperature, by the center, or by the base model it began as.
 
         Raises ModelError for the base when it was not kept.
         """
-        ...
 
-    def distance(self) -> float:
-        """The Euclidean distance of the centre from the base model. Raises ModelError when that was not kept."""
-        ...
+    def divergence(
+        self, members: Sequence[Member], prompts: Sequence[Prompt], completions: Sequence[Completion]
+    ) -> float:
+        """KL(member || center) in nats, the mean over members and over the tokens of the completions."""
 
-    def update(self, members: Sequence[Member], coefficients: NDArray[np.float32], rate: float) -> float:
-        """Apply an update to the centre; returns the Euclidean norm of the step."""
-        ...
+
+class Weights(Protocol):
+    """The center: updated, proved by its digest, saved and loaded."""
+
+    @property
+    def sigma(self) -> float:
+        """The scale of members' noise."""
+
+    def set_sigma(self, sigma: float) -> None:
+        """Members are made with this noise scale from now on."""
+
+    def update(self, members: Sequence[Member], coefficients: NDArray[np.float32], learning_rate: float) -> float:
+        """Apply an update to the center; returns the Euclidean norm of the step."""
+
+    def reset(self) -> None:
+        """Be the base model again, as before the first update. Raises ModelError where it was not kept."""
 
     def digest(self) -> str:
-        """The digest of the centre's bits, 16 hexadecimal digits."""
-        ...
+        """The digest of the center's bits, 16 hexadecimal digits."""
+
+    def distance(self) -> float:
+        """The Euclidean distance of the center from the base model. Raises ModelError when that was not kept."""
 
     def save(self, folder: Path) -> None:
-        """Write the centre as a checkpoint that `from_pretrained` loads unaided."""
-        ...
+        """Write the center as a checkpoint that `from_pretrained` loads unaided."""
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the base is a model object other than the one that is stored under its name."""
+
+    def save_base(self, folder: Path) -> None:
+        """Write the base model, as it came, before the first update. Raises ModelError where it was not kept."""
+
+    def check_save(self, folder: Path) -> None:
+        """Write all of a checkpoint but its weights. Raises ModelError for a model that cannot be saved as it is."""
+
+    def checkpoint_size(self, *, state: bool) -> int:
+        """Bytes of the weights of a checkpoint, with what `save_state` writes."""
 
     def save_state(self, file: Path) -> None:
         """Write what an update depends on, in full precision, so that a resume need not repeat all updates."""
-        ...
 
     def load_state(self, file: Path, digest: str, steps: int) -> bool:
-        """Take over a saved state if it is whole and has this digest, as after `steps` updates; says whether."""
-        ...
+        """Take over a saved state if it is whole and has this digest, as after `steps` updates; whether it did."""
 
     def describe(self) -> Mapping[str, Any]:
-        """What the run's header says of the model: name, dtype, scope with parameter ids and shapes."""
-        ...
+        """The model in the header of the journal: name, dtype, scope with parameter ids and shapes."""
+
+
+class Engine(Generator, TextScorer, Weights, Protocol):
+    """One replica, which does all three. `model` is transformers'."""
+
+    model: Any
 
     @property
     def software(self) -> str:
         """What decodes, beside torch and transformers, with its version; replicas must have the same."""
-        ...
 
     @property
     def remarks(self) -> Sequence[str]:
         """What the user should know of how it works here, as "keeps the master in ...": what is slower than usual."""
-        ...
-
-    def rows_that_fit(self, tokens: int) -> int:
-        """How many rows of `tokens` tokens (prompt and completion) may be decoded at once; ConfigError when none."""
-        ...

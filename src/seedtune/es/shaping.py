@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from .reliability import odd_effects
+
 Floats = NDArray[np.float64]
 
 
@@ -28,8 +30,13 @@ def member_rewards(rewards_M_P: Floats) -> Floats:
     return means
 
 
+def prompt_rewards(rewards_M_P: Floats) -> Floats:
+    """Each prompt's mean over the members that were scored on it; NaN where none was."""
+    return member_rewards(rewards_M_P.T)
+
+
 def zscore(rewards_M_P: Floats) -> Floats:
-    """Z_n = (R_n - mean) / (std + 1e-8), population standard deviation. Qiu et al., Algorithm 2, line "normalise"."""
+    """Z_n = (R_n - mean) / (std + 1e-8), population standard deviation. Qiu et al., Algorithm 2, line "normalize"."""
     r = member_rewards(rewards_M_P)
     return np.asarray((r - np.nanmean(r)) / (np.nanstd(r) + 1e-8), dtype=np.float64)
 
@@ -63,12 +70,22 @@ def group(rewards_M_P: Floats) -> Floats:
     EGGROLL (Sarkar et al., arXiv 2511.16652). Easy and hard prompts weigh the same.
     """
     counts = np.maximum(np.sum(~np.isnan(rewards_M_P), axis=0, keepdims=True), 1)
-    centred = rewards_M_P - np.nansum(rewards_M_P, axis=0, keepdims=True) / counts
-    return member_rewards(centred) / (np.nanstd(rewards_M_P) + 1e-8)
+    centered = rewards_M_P - np.nansum(rewards_M_P, axis=0, keepdims=True) / counts
+    return member_rewards(centered) / (np.nanstd(rewards_M_P) + 1e-8)
+
+
+def pairs(rewards_M_P: Floats) -> Floats:
+    """D_k / sqrt(mean of D^2) for the first of a pair, and minus that for the second, where D_k is half the mean
+    difference of the pair's rewards over the prompts that both were scored on. What a pair has in common (easy prompts,
+    reward lost by noise alone) cancels, and steps do not shrink when pairs agree. Members alternate +, -.
+    """
+    differences = np.repeat(member_rewards(odd_effects(rewards_M_P)), 2)
+    differences[1::2] *= -1
+    return np.asarray(differences / np.sqrt(np.nanmean(differences**2)), dtype=np.float64)
 
 
 def none(rewards_M_P: Floats) -> Floats:
-    """R_n itself, as in Algorithm 1 without normalisation."""
+    """R_n itself, as in Algorithm 1 without normalization."""
     return member_rewards(rewards_M_P)
 
 
@@ -78,7 +95,11 @@ SHAPINGS: dict[str, Callable[[Floats], Floats]] = {
     "sum": to_sum,
     "group": group,
     "none": none,
+    "pairs": pairs,
 }
+
+#: Shapings under which members may be asked different prompts: they compare within a prompt.
+WITHIN_PROMPTS = ("group", "pairs")
 
 
 def shape(rewards_M_P: Floats, shaping: str) -> Floats:
@@ -87,7 +108,11 @@ def shape(rewards_M_P: Floats, shaping: str) -> Floats:
     """
     r = member_rewards(rewards_M_P)
     scored = r[~np.isnan(r)]
-    if len(scored) < 2 or all_equal(scored if shaping != "group" else rewards_M_P):
+    if shaping == "pairs":
+        nothing_differs = not np.nansum(np.abs(member_rewards(odd_effects(rewards_M_P))))
+    else:
+        nothing_differs = all_equal(rewards_M_P if shaping == "group" else scored)
+    if len(scored) < 2 or nothing_differs:
         what = "no two members were scored" if len(scored) < 2 else "all members earned the same reward"
         warnings.warn(f"{what}: the weights stay as they are this iteration", DegenerateRewardsWarning, stacklevel=2)
         return np.zeros(len(r))

@@ -77,13 +77,13 @@ def apply(
     theta: F32,
     g: F32,
     rule: UpdateRule,
-    rate: float,
+    learning_rate: float,
     steps: int,
     m: F32 | None = None,
     v: F32 | None = None,
     anchor: F32 | None = None,
 ) -> tuple[F32, F32 | None, F32 | None]:
-    """One update; returns the new theta, m, v. `steps` counts updates, this one included; `rate` is alpha."""
+    """One update; returns the new theta, m, v. `steps` counts updates, this one included; `learning_rate` is alpha."""
     f = np.float32
     b1, b2 = f(rule.beta1), f(rule.beta2)
     c1, c2 = (f(c) for c in rule.corrections(steps))
@@ -100,4 +100,4 @@ def apply(
         step = m
     if rule.weight_decay:
         step = step - f(rule.weight_decay) * (theta - (anchor if anchor is not None else f(0)))
-    return theta + f(rate) * step, m, v
+    return theta + f(learning_rate) * step, m, v

@@ -1,93 +1,48 @@
-"""A run's folder: the files beside the journal. Every file is written to a temporary name and renamed."""
+"""The folder of a run: the files beside the journal. Every file is written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
-import fcntl
 import json
+import logging
 import os
 import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from ..errors import RunFolderError, SaveError
+from ..utils.files import read_lines, save_whole, write_lines
+from ..utils.locks import lock
+from ..utils.paths import AnyPath, local_path
 from .store import NAME as JOURNAL
 
+log = logging.getLogger(__name__)
+
 METRICS = "metrics.jsonl"
+#: Metrics of 0.1.0, and their names now.
+_RENAMED = {"fleet/utilisation": "fleet/utilization", "fleet/asked_twice": "fleet/speculative"}
 LOCK = ".lock"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all. Raises SaveError."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """As `write_text`."""
-    if path.is_dir() or not path.name:
-        raise SaveError(f"cannot write {str(path)!r}: it is a folder. Give the name of a file.")
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        draft.replace(path)
-    except OSError as e:
-        draft.unlink(missing_ok=True)
-        raise SaveError(f"cannot write {path}: {e.strerror or e}. Nothing that was there before has changed.") from e
-
-
-def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as JSONL, as a whole."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSONL file. Lines that are torn or damaged are left out; a missing file has none."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return [row for row in rows if isinstance(row, dict)]
-
-
-def save_whole(target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder beside `target`, then give it that name. Raises SaveError (a full disk); what was there
-    before is untouched, and no half folder is left.
-    """
-    target = target.absolute()
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        draft.mkdir(parents=True)
-        write(draft)
-        if target.exists():
-            shutil.rmtree(target)
-        draft.rename(target)
-    except BaseException as e:
-        shutil.rmtree(draft, ignore_errors=True)
-        if not (isinstance(e, OSError) or "No space left" in str(e)):
-            raise
-        free = shutil.disk_usage(next(p for p in target.absolute().parents if p.exists())).free / 2**20
-        raise SaveError(
-            f"cannot save {target}: {getattr(e, 'strerror', None) or e} ({free:.0f} MB free). What was saved before "
-            "is safe, the journal too: make room, then try again (a run: with --resume)."
-        ) from e
+#: `checkpoint-best`: not the checkpoint of one iteration for good.
+BEST = "best"
+#: Of a checkpoint: what a resume needs beside the model, and what it says of itself.
+STATE, CARD = "state.safetensors", "README.md"
 
 
 class RunFolder:
     """`output_dir` of one run."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+    def __init__(self, path: AnyPath) -> None:
+        self.path = local_path(path)
         self._lock: IO[str] | None = None
+
+    @property
+    def base(self) -> Path:
+        """Where the base model is kept, if it is stored nowhere else."""
+        return self.path / "base"
 
     @property
     def has_journal(self) -> bool:
@@ -96,35 +51,41 @@ class RunFolder:
 
     @property
     def holds_a_run(self) -> bool:
-        """Whether at least one iteration was done here; a journal of a header alone holds nothing to lose."""
+        """Whether the journal has at least one iteration; one with a header only may be overwritten."""
         journal = self.path / JOURNAL
         return journal.exists() and journal.read_bytes().count(b"\n") > 1
 
     def check(self, resume: bool) -> None:
-        """Raise RunFolderError when it holds another run (without `resume`) or none (with it). Writes nothing."""
+        """Raise RunFolderError when it holds another run (without `resume`) or none (with it), or when another process
+        has locked it. Writes nothing.
+        """
+        if self._lock is None and (self.path / LOCK).exists():
+            with suppress(PermissionError), (self.path / LOCK).open() as held:
+                self._take(held)
         if resume and not self.has_journal:
             raise RunFolderError(f"{self.path} holds no run to resume: there is no {JOURNAL}. Check output_dir.")
         if not resume and self.holds_a_run:
             raise RunFolderError(
-                f"{self.path} holds another run. Go on with it by --resume, or give another output_dir; "
+                f"{self.path} holds another run. Continue it with --resume, or give another output_dir; "
                 "nothing in it was changed."
             )
 
-    def check_is_here(self, place: bool | str) -> None:
+    def check_is_here(self, path: bool | AnyPath) -> None:
         """Raise RunFolderError when a resume names another folder than this, or an older state than the newest."""
-        if isinstance(place, str):
-            named = Path(place).expanduser().resolve()
-            newest = [path.resolve() for path in self.checkpoints()[-1:]]
+        if not isinstance(path, bool):
+            named = local_path(path).resolve()
+            newest = [checkpoint.resolve() for checkpoint in self.checkpoints()[-1:]]
             if named not in [self.path.resolve(), *newest]:
                 raise RunFolderError(
-                    f"resume_from_checkpoint names {place}, but a run goes on from the end of its own journal: set "
-                    f"output_dir to the run's folder (it is {self.path}) and resume_from_checkpoint=True."
+                    f"resume_from_checkpoint names {os.fspath(path)}, but a run resumes at the end of its own journal: "
+                    f"set output_dir to the run's folder (it is {self.path}) and resume_from_checkpoint=True."
                 )
 
     def claim(self, resume: bool) -> None:
-        """Take the folder for this process, until `release`, and clear away what a killed process left half-made.
+        """Lock the folder for this process, until `release`, and remove incomplete files of a killed process.
 
-        Raises RunFolderError as `check`, and when it cannot be written or another process is running in it.
+        Raises RunFolderError as `check` does, and when it cannot be written or another process has locked it. Warns
+        where there are no locks.
         """
         self.check(resume)
         try:
@@ -133,14 +94,14 @@ class RunFolder:
         except OSError as e:
             raise RunFolderError(f"cannot write into {self.path}: {e.strerror or e}. Choose another output_dir.") from e
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
+            if not self._take(self._lock):
+                log.warning(
+                    f"{self.path} cannot be locked: this system, or the file system of that folder, has no locks. "
+                    "Nothing keeps a second run out of it: start only one there."
+                )
+        except RunFolderError:
             self.release()
-            raise RunFolderError(
-                f"{self.path} is in use by {holder}: wait for it, or end it, then use --resume."
-            ) from None
+            raise
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         self._lock.flush()
@@ -150,9 +111,26 @@ class RunFolder:
         if not resume:
             for left in (JOURNAL, METRICS):
                 (self.path / left).unlink(missing_ok=True)
+            for stale in (self.path / f"checkpoint-{BEST}", self.base):
+                shutil.rmtree(stale, ignore_errors=True)
+
+    def _take(self, file: IO[str]) -> bool:
+        """Lock the file; whether there are locks. Raises RunFolderError when another process holds it."""
+        try:
+            return lock(file)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise RunFolderError(
+                f"{self.path} is in use by {holder}: wait for it, or end it, then use --resume."
+            ) from None
+
+    def draft(self) -> TemporaryDirectory[str]:
+        """A folder in it for what is not to stay; what a killed process leaves of it, the next `claim` removes."""
+        return TemporaryDirectory(prefix=".checkpoint-", suffix=".tmp", dir=self.path)
 
     def release(self) -> None:
-        """Let others have the folder."""
+        """Unlock the folder."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -166,7 +144,7 @@ class RunFolder:
 
     def metrics(self, until: int | None = None) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; with `until`, those of later iterations are dropped from the file first."""
-        rows = read_lines(self.path / METRICS)
+        rows = [{_RENAMED.get(k, k): v for k, v in row.items()} for row in read_lines(self.path / METRICS)]
         if until is not None:
             rows = [row for row in rows if row["step"] <= until]
             write_lines(self.path / METRICS, rows)
@@ -178,14 +156,24 @@ class RunFolder:
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
     def checkpoints(self) -> list[Path]:
-        """Finished checkpoints, oldest first."""
+        """Complete checkpoints, oldest first."""
         found = [p for p in self.path.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
         return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
 
-    def save_checkpoint(self, step: int, write: Callable[[Path], None], limit: int | None = None) -> Path:
-        """Let `write` fill a folder, then give it its name; older ones beyond `limit` are removed after.
+    def best(self) -> int | None:
+        """The iteration after which the center was best so far (0: the base model); None: that was not tracked."""
+        return best_step(read_lines(self.path / METRICS))
 
-        Raises SaveError (a full disk); what was there before is untouched, and no half checkpoint is left.
+    def result(self) -> Path | None:
+        """What the run hands back so far: `checkpoint-best`, or its newest checkpoint."""
+        best = self.path / f"checkpoint-{BEST}"
+        return best if best.is_dir() else next(reversed(self.checkpoints()), None)
+
+    def save_checkpoint(self, step: int | str, write: Callable[[Path], None], limit: int | None = None) -> Path:
+        """Let `write` fill a folder, then rename it; the oldest checkpoints beyond `limit` are removed, but for the
+        best. `step`: an iteration, or `best`.
+
+        Raises SaveError (a full disk); what was there before is untouched, and no partial checkpoint is left.
         """
         target = self.path / f"checkpoint-{step}"
         save_whole(target, write)
@@ -193,3 +181,8 @@ class RunFolder:
             if old != target:
                 shutil.rmtree(old)
         return target
+
+
+def best_step(metrics: Sequence[Mapping[str, Any]]) -> int | None:
+    """The iteration after which the center was best, by the last of these lines that says so; None: none does."""
+    return next((int(row["es/best_step"]) for row in reversed(metrics) if "es/best_step" in row), None)

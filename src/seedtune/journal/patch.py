@@ -1,4 +1,4 @@
-"""A fine-tune as a file of kilobytes: what the updates were made of. docs/patch-format.md specifies it."""
+"""A fine-tune as a file of kilobytes: seeds and coefficients of its updates. docs/patch-format.md specifies it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,68 +17,86 @@ from numpy.typing import NDArray
 from ..errors import JournalError
 from .record import Iteration
 
-MAGIC, FORMAT = b"SEEDTUNE", 1
+MAGIC = b"SEEDTUNE"
+#: 2: its header lists the iterations, as some were undone; all else is as in 1.
+FORMATS = (1, 2)
 _START = struct.Struct("<8sHQ")  # magic, format, size of the payload
 _MOST = 1 << 30
 
 
 @dataclass(frozen=True)
 class Patch:
-    """`header` is that of the journal (base, config, noise_version...); then, for T iterations of N members, what
-    multiplies each member's noise, the learning rates, and the digests of the weights after each update.
+    """`header` is that of the journal (base, config, noise_version...); then, for T iterations of N members, the
+    coefficient of each member's noise, the learning rates, and the digests of the weights after each update. They are
+    iterations 1 to T, unless a run returned to an earlier center: then `steps` has their numbers, in order.
     """
 
     header: Mapping[str, Any]
     coefficients_T_N: NDArray[np.float32]
     rates_T: NDArray[np.float64]
     digests_T: NDArray[np.uint64]
+    steps: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", self.steps or tuple(range(1, len(self.rates_T) + 1)))
 
     @staticmethod
     def of(header: Mapping[str, Any], iterations: Sequence[Iteration]) -> Patch:
-        """From a journal. Raises JournalError when there is nothing to ship."""
+        """From the trajectory of a journal. Raises JournalError when there is nothing to export."""
         if not iterations:
-            raise JournalError("the run has no finished iteration yet: there is nothing to export.")
+            raise JournalError(
+                "there is nothing to export: the run has no finished iteration, or no center that is better than its "
+                "base model."
+            )
         return Patch(
             {key: header[key] for key in ("base", "config", "noise_version", "software")},
             np.stack([it.coefficients_M for it in iterations]).astype("<f4"),
             np.array([it.learning_rate for it in iterations], dtype="<f8"),
             np.array([int(it.digest, 16) for it in iterations], dtype="<u8"),
+            tuple(it.t for it in iterations),
         )
 
     def __len__(self) -> int:
         return len(self.rates_T)
 
+    def first(self, count: int) -> Patch:
+        """With the first `count` updates only."""
+        arrays = (self.coefficients_T_N[:count], self.rates_T[:count], self.digests_T[:count])
+        return Patch(self.header, *arrays, self.steps[:count])
+
     @property
-    def moved(self) -> int:
+    def num_perturbed(self) -> int:
         """How many weights are in scope."""
         return sum(math.prod(shape) for _, _, shape in self.header["base"]["scope"])
 
-    def digest(self, t: int) -> str:
-        """The digest of the weights after iteration `t`, 16 hexadecimal digits."""
-        return f"{int(self.digests_T[t - 1]):016x}"
+    def digest(self, count: int) -> str:
+        """The digest of the weights after the first `count` updates, 16 hexadecimal digits."""
+        return f"{int(self.digests_T[count - 1]):016x}"
 
     def to_bytes(self) -> bytes:
-        text = json.dumps(
-            {**self.header, "iterations": len(self), "members": self.coefficients_T_N.shape[1]}, separators=(",", ":")
-        ).encode()
+        consecutive = self.steps == tuple(range(1, len(self) + 1))
+        steps = {} if consecutive else {"steps": list(self.steps)}
+        sizes = {"iterations": len(self), "members": self.coefficients_T_N.shape[1]}
+        text = json.dumps({**self.header, **sizes, **steps}, separators=(",", ":")).encode()
         arrays = (self.coefficients_T_N, self.rates_T, self.digests_T)
         payload = struct.pack("<Q", len(text)) + text + b"".join(a.tobytes() for a in arrays)
         squeeze = zstandard.ZstdCompressor(level=19, write_checksum=True, write_content_size=True)
-        return _START.pack(MAGIC, FORMAT, len(payload)) + squeeze.compress(payload)
+        return _START.pack(MAGIC, FORMATS[not consecutive], len(payload)) + squeeze.compress(payload)
 
     @staticmethod
     def from_bytes(data: bytes, name: str = "the patch") -> Patch:
-        """Raises JournalError for anything that is not a whole patch of a format that this version reads."""
+        """Raises JournalError for anything that is not a complete patch in a format that this version reads."""
         if data[:8] != MAGIC or len(data) < _START.size:
             raise JournalError(f"{name} is not a Seedtune patch: it does not begin with SEEDTUNE.")
         _, version, size = _START.unpack_from(data)
-        if version != FORMAT:
-            raise JournalError(f"{name} has patch format {version}; this version of Seedtune reads {FORMAT}.")
+        if version not in FORMATS:
+            known = " and ".join(map(str, FORMATS))
+            raise JournalError(f"{name} has patch format {version}; this version of Seedtune reads {known}.")
         try:
             frame = data[_START.size :]
             if size > _MOST:
                 raise ValueError(f"it claims to hold {size} bytes")
-            if zstandard.get_frame_parameters(frame).content_size != size:  # what is allocated is what the frame says
+            if zstandard.get_frame_parameters(frame).content_size != size:  # memory is allocated by the frame's size
                 raise ValueError("its frame is of another size than its payload")
             payload = zstandard.ZstdDecompressor().decompress(frame, max_output_size=size)
             if len(payload) != size:
@@ -93,8 +112,12 @@ def _parse(payload: bytes) -> Patch:
     if not isinstance(header, dict):
         raise ValueError("its header is not an object")
     count, members = int(header.pop("iterations")), int(header.pop("members"))
+    given = header.pop("steps", None)
     if count < 1 or members < 1 or len(payload) != 8 + length + count * (4 * members + 8 + 8):
         raise ValueError("its arrays are not as long as its header says")
+    steps = tuple(range(1, count + 1) if given is None else (int(t) for t in given))
+    if len(steps) != count or steps[0] < 1 or any(a >= b for a, b in pairwise(steps)):
+        raise ValueError("its iterations are not in order")
     _check(header, members)
     arrays = memoryview(payload)[8 + length :]
     coefficients = np.frombuffer(arrays, "<f4", count * members).reshape(count, members)
@@ -102,7 +125,7 @@ def _parse(payload: bytes) -> Patch:
     digests = np.frombuffer(arrays, "<u8", count, offset=4 * count * members + 8 * count)
     if not (np.isfinite(coefficients).all() and np.isfinite(rates).all()):
         raise ValueError("a coefficient or a learning rate is not a number")
-    return Patch(header, coefficients.astype(np.float32), rates, digests)
+    return Patch(header, coefficients.astype(np.float32), rates, digests, steps)
 
 
 def _check(header: Mapping[str, Any], members: int) -> None:

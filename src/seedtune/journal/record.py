@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ ROOT = "0" * 16
 
 @dataclass(frozen=True)
 class Iteration:
-    """What iteration `t` did: enough to repeat its update without a generation. Members in `dropped` were left out of
-    it, by a fleet that does not wait for stragglers; their reward is NaN and their coefficient 0.
+    """What iteration `t` did: enough to repeat its update without generating completions. Members in `dropped` were
+    left out of it, by a fleet that does not wait for stragglers; their reward is NaN and their coefficient 0. `control`
+    is what decides the next iteration's sigma and learning rate, where the run itself chooses them.
     """
 
     t: int
@@ -30,6 +31,7 @@ class Iteration:
     prompts: tuple[int, ...]
     digest: str
     dropped: tuple[int, ...] = ()
+    control: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         line = {
@@ -41,7 +43,11 @@ class Iteration:
             "prompts": list(self.prompts),
             "digest": self.digest,
         }
-        return {**line, "dropped": list(self.dropped)} if self.dropped else line
+        if self.dropped:
+            line["dropped"] = list(self.dropped)
+        if self.control:
+            line["control"] = {name: float(value).hex() for name, value in self.control.items()}
+        return line
 
     @staticmethod
     def from_json(line: Mapping[str, Any]) -> Iteration:
@@ -53,7 +59,36 @@ class Iteration:
             prompts=tuple(line["prompts"]),
             digest=str(line["digest"]),
             dropped=tuple(line.get("dropped", ())),
+            control={name: float.fromhex(value) for name, value in line.get("control", {}).items()},
         )
+
+
+@dataclass(frozen=True)
+class Return:
+    """Behind iteration `t` the center went back to what it was after iteration `to` (0: the base model), and learning
+    rates are `scale` times what they were from then on; `reason` is for readers.
+    """
+
+    t: int
+    to: int
+    scale: float
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        scale = float(self.scale).hex()
+        return {"kind": "return", "t": self.t, "to": self.to, "scale": scale, "reason": self.reason}
+
+    @staticmethod
+    def from_json(line: Mapping[str, Any]) -> Return:
+        return Return(int(line["t"]), int(line["to"]), float.fromhex(line["scale"]), str(line["reason"]))
+
+
+Record = Iteration | Return
+
+
+def parse(line: Mapping[str, Any]) -> Record:
+    """A line behind the header. Raises KeyError, TypeError or ValueError for one that is neither."""
+    return Return.from_json(line) if line.get("kind") == "return" else Iteration.from_json(line)
 
 
 def seal(line: Mapping[str, Any], previous: str) -> tuple[str, str]:
@@ -74,18 +109,32 @@ def unseal(text: str, previous: str) -> tuple[dict[str, Any], str]:
     return line, chain
 
 
-def same_learning(header: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Raise JournalError when a run is resumed with another learning setting, or another base model. A setting that the
-    header lacks (it is newer than the run) has its default.
+#: Keys of `base` that its digest and its scope decide; they are for readers.
+_IMPLIED = ("model", "left_out")
+
+#: Keys of `base` in headers of 0.1.0, and their names now.
+_RENAMED = {"quantised": "quantized"}
+
+
+def check_same_trajectory(header: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raise JournalError when a run is resumed with another base model, or another value of a setting that the weights
+    depend on. A setting that the header lacks (it is newer than the run) has its default.
     """
-    header = {**header, "config": {**{k: v for k, v in defaults.items() if k in now["config"]}, **header["config"]}}
-    for part in ("config", "base", "noise_version"):  # a setting first: what it changes in the base is a consequence
+    config = {**{k: v for k, v in defaults.items() if k in now["config"]}, **header["config"]}
+    header = {**header, "config": config, "base": {_RENAMED.get(k, k): v for k, v in header["base"].items()}}
+    for part in ("config", "base", "noise_version"):  # settings first: what differs in the base may follow from them
         before, after = header[part], json.loads(json.dumps(now[part]))
         if not isinstance(before, dict):
             before, after = {part: before}, {part: after}
-        changed = [k for k in {**before, **after} if before.get(k) != after.get(k) and k != "model"]  # its digest says
+        changed = [k for k in {**before, **after} if before.get(k) != after.get(k) and k not in _IMPLIED]
         if changed:
             key = changed[0]
+            if key == "data":
+                raise JournalError(
+                    f"this run was started with data = {before.get(key)}, the digest of its training rows and their "
+                    f"tokens, and would go on with {after.get(key)}: a row, a column, their order or the chat template "
+                    "has changed. Give the data that the run was started with, or another output_dir for a new run."
+                )
             raise JournalError(
                 f"this run was started with {key} = {_short(before.get(key))} and would go on with "
                 f"{_short(after.get(key))}; the weights depend on it, so it cannot change on --resume. "
@@ -98,12 +147,14 @@ def _short(value: Any) -> str:
     return text if len(text) < 80 else text[:79] + "…"
 
 
-def header(base: Mapping[str, Any], config: Mapping[str, Any], software: Mapping[str, str]) -> dict[str, Any]:
-    """The first line. `config` is the learning part, resolved; `base` names the model, its digest, dtypes and scope."""
+def header(
+    base: Mapping[str, Any], config: Mapping[str, Any], software: Mapping[str, str], noise_version: int
+) -> dict[str, Any]:
+    """The first line. `config`: the settings that the weights depend on; `base`: model, digest, dtypes, scope."""
     return {
         "kind": "header",
         "format": FORMAT,
-        "noise_version": 1,
+        "noise_version": noise_version,
         "base": dict(base),
         "config": dict(config),
         "software": dict(software),
@@ -113,13 +164,18 @@ def header(base: Mapping[str, Any], config: Mapping[str, Any], software: Mapping
 def check_header(line: Mapping[str, Any], path: str) -> None:
     """Raise JournalError unless this is a header that this version reads."""
     if line.get("kind") != "header":
-        raise JournalError(f"{path} does not begin with a journal's header: it is not a Seedtune journal.")
+        raise JournalError(f"{path} does not begin with the header of a journal: it is not a Seedtune journal.")
     if line.get("format") != FORMAT:
         raise JournalError(f"{path} has journal format {line.get('format')}; this version of Seedtune reads {FORMAT}.")
 
 
-def contiguous(iterations: Sequence[Iteration], path: str) -> None:
-    """Raise JournalError when an iteration is missing."""
-    for expected, record in enumerate(iterations, 1):
-        if record.t != expected:
-            raise JournalError(f"{path}, line {expected + 1} is iteration {record.t}; iteration {expected} is missing.")
+def contiguous(records: Sequence[Record], path: str) -> None:
+    """Raise JournalError when an iteration is missing, or another record does not stand behind its iteration."""
+    done = 0
+    for number, record in enumerate(records, 2):
+        if isinstance(record, Iteration):
+            if record.t != done + 1:
+                raise JournalError(f"{path}, line {number} is iteration {record.t}; iteration {done + 1} is missing.")
+            done = record.t
+        elif record.t != done or (isinstance(record, Return) and not 0 <= record.to <= done):
+            raise JournalError(f"{path}, line {number} does not belong behind iteration {done}: {record}.")

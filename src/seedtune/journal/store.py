@@ -3,35 +3,58 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import JournalError, SaveError
-from .record import ROOT, Iteration, check_header, contiguous, seal, unseal
+from ..utils.paths import AnyPath, local_path
+from .record import ROOT, Iteration, Record, Return, check_header, contiguous, parse, seal, unseal
 
 NAME = "journal.jsonl"
 
 
 class Journal:
-    """A header and one record an iteration."""
+    """A header, one record per iteration, and between them returns to an earlier center."""
 
-    def __init__(self, path: Path, header: Mapping[str, Any], iterations: list[Iteration], chain: str) -> None:
-        self.path, self.header, self.iterations, self._chain = path, header, iterations, chain
+    def __init__(self, path: Path, header: Mapping[str, Any], records: Sequence[Record], chain: str) -> None:
+        self.path, self.header, self._chain = path, header, chain
+        self.iterations = [r for r in records if isinstance(r, Iteration)]
+        self.returns = [r for r in records if isinstance(r, Return)]
+
+    @property
+    def center(self) -> int:
+        """The iteration after which the center was what it is at the end of the journal."""
+        last = len(self.iterations)
+        return next((r.to for r in reversed(self.returns) if r.t == last), last)
+
+    def trajectory(self, until: int) -> list[Iteration]:
+        """The iterations whose updates, one after another, make the center that there was right after iteration
+        `until`: all up to it, without those that a return undid.
+        """
+        before = {r.t + 1: r.to for r in self.returns}  # what an iteration that follows a return began from
+        found, t = [], until
+        while t > 0:
+            found.append(self.iterations[t - 1])
+            t = before.get(t, t - 1)
+        return found[::-1]
 
     @staticmethod
-    def create(folder: Path, header: Mapping[str, Any]) -> Journal:
+    def create(folder: AnyPath, header: Mapping[str, Any]) -> Journal:
         text, chain = seal(header, ROOT)
-        _append(folder / NAME, text, new=True)
-        return Journal(folder / NAME, header, [], chain)
+        path = local_path(folder) / NAME
+        _append(path, text, new=True)
+        return Journal(path, header, (), chain)
 
     @staticmethod
-    def read(place: Path, mend: bool = True) -> tuple[Journal, str | None]:
-        """The journal of a run (its folder, or the file), and a note when its last line was torn; `mend` cuts that off.
+    def read(place: AnyPath, repair: bool = True) -> tuple[Journal, str | None]:
+        """The journal of a run (its folder, or the file), and a note when its last line was incomplete; `repair`
+        removes that line from the file.
 
         Raises JournalError that names the line for any other damage.
         """
-        path = place / NAME if place.is_dir() else place
+        path = local_path(place)
+        path = path / NAME if path.is_dir() else path
         data = path.read_bytes()
         lines = data.split(b"\n")
         torn = lines.pop()
@@ -40,32 +63,35 @@ class Journal:
             try:
                 line, chain = unseal(raw.decode(), chain)
             except (ValueError, KeyError) as e:
-                advice = "The iterations before it are sound; a copy of the file cut before that line can be resumed."
+                advice = "The iterations before it are intact; a copy that ends before that line can be resumed."
                 if number == 1:
-                    advice = "It is neither a journal nor a patch, or its header is damaged: nothing of it can be used."
+                    advice = "It is neither a journal nor a patch, or its header is damaged: it cannot be used."
                 raise JournalError(f"{path}, line {number} is damaged: {e}. {advice}") from None
             parsed.append(line)
         if not parsed:
-            raise JournalError(f"{path} is empty, or holds no whole line: it is no journal of a run that has started.")
+            raise JournalError(f"{path} is empty, or has no complete line: no run has started there.")
         check_header(parsed[0], str(path))
         try:
-            iterations = [Iteration.from_json(line) for line in parsed[1:]]
+            records = [parse(line) for line in parsed[1:]]
         except (KeyError, TypeError, ValueError) as e:
-            raise JournalError(f"{path} holds a line that is no iteration ({e!r}): it is not a journal.") from None
-        contiguous(iterations, str(path))
+            raise JournalError(f"{path} has a line that is not an iteration ({e!r}): it is not a journal.") from None
+        contiguous(records, str(path))
         note = None
         if torn:
-            if mend:
+            if repair:
                 with path.open("r+b") as f:
                     f.truncate(len(data) - len(torn))
-            note = f"the last line of {path.name} was torn ({len(torn)} bytes) and was dropped"
-        return Journal(path, parsed[0], iterations, chain), note
+            note = f"the last line of {path.name} was incomplete ({len(torn)} bytes) and was dropped"
+        return Journal(path, parsed[0], records, chain), note
 
-    def append(self, record: Iteration) -> None:
-        """Write one iteration and wait until it is on disk. Raises SaveError; the file is then as it was before."""
+    def append(self, record: Record) -> None:
+        """Write one record and wait until it is on disk. Raises SaveError; the file is then as it was before."""
         text, chain = seal(record.to_json(), self._chain)
         _append(self.path, text)
-        self.iterations.append(record)
+        if isinstance(record, Iteration):
+            self.iterations.append(record)
+        else:
+            self.returns.append(record)
         self._chain = chain
 
 
@@ -80,5 +106,5 @@ def _append(path: Path, text: str, new: bool = False) -> None:
         if path.exists():
             os.truncate(path, size)
         raise SaveError(
-            f"cannot write {path}: {e.strerror or e}. The iterations before are safe: mend it, then use --resume."
+            f"cannot write {path}: {e.strerror or e}. The iterations before are safe: fix that, then use --resume."
         ) from e

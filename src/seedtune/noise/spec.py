@@ -187,7 +187,7 @@ def round_stochastically(values: NDArray[np.float32], key: Key, parameter: int, 
 
 
 def digest(bits: NDArray[np.uint16] | NDArray[np.uint32], parameter: int, start: int = 0) -> int:
-    """64-bit digest of elements `start`... of a parameter: the sum, modulo 2**64, of a mix (the finaliser of
+    """64-bit digest of elements `start`... of a parameter: the sum, modulo 2**64, of a mix (the finalizer of
     SplitMix64) of each element's parameter id, index and bits; so digests of shards and parameters add up.
     """
     index = np.arange(start, start + len(bits), dtype=np.uint64)

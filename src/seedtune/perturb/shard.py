@@ -9,57 +9,57 @@ from math import prod
 import torch
 
 from ..noise import cpu
-from ..noise.cpu import WHOLE, Cut, Factors
+from ..noise.cpu import WHOLE, Factors, RowBlock, low_rank_factors
 from ..noise.spec import Key
 
 
 @dataclass(frozen=True)
 class Shard:
-    """`size` slices of dimension `dim` of a parameter of this `shape`, from `start` on. `counts`: where several devices
-    hold the same shard, one of them counts it.
+    """`size` slices of dimension `dim` of a parameter of this `shape`, from `start` on. `counted`: where several
+    devices hold the same shard, it is True on one of them, so that sums over devices count the shard once.
     """
 
     shape: tuple[int, ...]
     dim: int = 0
     start: int = 0
     size: int | None = None
-    counts: bool = True
+    counted: bool = True
 
     @property
     def whole(self) -> bool:
         return self.size in (None, self.shape[self.dim])
 
     @property
-    def held(self) -> tuple[int, ...]:
+    def local_shape(self) -> tuple[int, ...]:
         """The shape of the part."""
         if self.whole or self.size is None:
             return self.shape
         return (*self.shape[: self.dim], self.size, *self.shape[self.dim + 1 :])
 
     @property
-    def cut(self) -> Cut:
+    def row_block(self) -> RowBlock:
         """Where its elements stand in the parameter, so that their noise is the parameter's."""
         if self.whole or self.size is None:
             return WHOLE
         inner = prod(self.shape[self.dim + 1 :])
-        return Cut(self.size * inner, self.shape[self.dim] * inner, self.start * inner)
+        return RowBlock(self.size * inner, self.shape[self.dim] * inner, self.start * inner)
 
-    def of(self, whole: torch.Tensor) -> torch.Tensor:
+    def slice_of(self, whole: torch.Tensor) -> torch.Tensor:
         """The part of a tensor that is held: a view."""
         return whole if self.whole or self.size is None else whole.narrow(self.dim, self.start, self.size)
 
-    def part(self, flat: torch.Tensor) -> torch.Tensor:
+    def slice_flat(self, flat: torch.Tensor) -> torch.Tensor:
         """The part of a flat tensor of the whole parameter, flat; another tensor as it is."""
         if self.whole or len(flat) != prod(self.shape):
             return flat
-        return self.of(flat.view(self.shape)).reshape(-1)
+        return self.slice_of(flat.view(self.shape)).reshape(-1)
 
     def factors(self, keys: list[Key], parameter: int, rank: int) -> Factors | None:
         """Of low-rank noise, what this part needs; None for a vector."""
         if len(self.shape) != 2:
             return None
         m, n = self.shape
-        a_K, b_K, scale = Factors.draw(keys, parameter, (m, n), rank)
+        a_K, b_K, scale = low_rank_factors(keys, parameter, (m, n), rank)
         if self.whole or self.size is None:
             return Factors(a_K, b_K, scale)
         run = slice(self.start, self.start + self.size)
@@ -83,5 +83,5 @@ def join(shards: Sequence[Shard], parts: Sequence[torch.Tensor]) -> torch.Tensor
         return parts[0].view(shards[0].shape)
     out = torch.empty(shards[0].shape, dtype=parts[0].dtype)
     for shard, part in zip(shards, parts, strict=True):
-        shard.of(out).copy_(part.view(shard.held))
+        shard.slice_of(out).copy_(part.view(shard.local_shape))
     return out

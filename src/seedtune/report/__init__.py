@@ -1,1 +1,5 @@
-"""What people look at."""
+"""What a user sees of a run: the display while it trains, tables, model cards, and pages with figures."""
+
+from .progress import Lines, Panel, Progress, Summary, display
+
+__all__ = ["Lines", "Panel", "Progress", "Summary", "display"]

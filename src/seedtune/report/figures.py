@@ -1,109 +1,154 @@
-"""Figures as Vega-Lite specifications: the same one is drawn in the page and written as PNG."""
+"""Figures as Vega-Lite specifications: each is drawn in the page and written as PNG."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 Spec = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 
-#: Readable on white and on near-black, and apart from each other for colour-blind eyes.
-COLOURS = ["#0f9d8a", "#e07a3f", "#6d7fd6", "#c2508f", "#a08a2c", "#7a8793"]
+#: Readable on white and on near-black, and distinct for color-blind readers.
+COLORS = ["#0f9d8a", "#e07a3f", "#6d7fd6", "#c2508f", "#a08a2c", "#7a8793"]
 _SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 
 
-def training(members: Rows, centre: Rows) -> Spec:
-    """The reward over sample evaluations: a band for members (mean ± deviation), a line for the centre.
+def training(members: Rows, center: Rows, best: Rows = (), returns: Rows = ()) -> Spec:
+    """The reward over completions: a band for members (mean ± standard deviation), a line for the center.
 
-    `members`: generations, mean, std; `centre`: generations, reward, step.
+    `members`: completions, mean, std; `center`: completions, reward, step, and `branch` where a return begins a line of
+    its own; `best`: the center that is handed back, as in `center`; `returns`: completions, step, to, text.
     """
-    x = {"field": "generations", "type": "quantitative", "title": "generations (members × prompts)"}
+    x = _number("completions", "completions (members × prompts)")
     band = [{**m, "low": m["mean"] - m["std"], "high": m["mean"] + m["std"]} for m in members]
+    of_center = CENTERS if best else CENTER
 
-    def y(field: str) -> Spec:
-        return {"field": field, "type": "quantitative", "title": "reward", "scale": {"zero": False}}
+    def layer(rows: Rows, mark: Spec, y: str, who: str, **encoding: Any) -> Spec:
+        color = {**_nominal(None, [of_center, MEMBERS], [COLORS[0], COLORS[5]]), "datum": who}
+        encoding = {"x": x, "y": _number(y, "reward", scale={"zero": False}), "color": color, **encoding}
+        return {"data": {"values": list(rows)}, "mark": mark, "encoding": encoding}
 
-    colour = {
-        "type": "nominal",
-        "title": None,
-        "scale": {"domain": [CENTRE, MEMBERS], "range": [COLOURS[0], COLOURS[5]]},
-    }
-    tip = [{"field": "step", "title": "iteration"}, {"field": "generations"}]
-    layers: list[Spec] = [
-        {
-            "data": {"values": band},
-            "mark": {"type": "area", "opacity": 0.25},
-            "encoding": {"x": x, "y": y("low"), "y2": {"field": "high"}, "color": {**colour, "datum": MEMBERS}},
-        },
-        {
-            "data": {"values": band},
-            "mark": {"type": "line", "strokeWidth": 1.5, "point": {"size": 20}},
-            "encoding": {
-                "x": x,
-                "y": y("mean"),
-                "color": {**colour, "datum": MEMBERS},
-                "tooltip": [*tip, {"field": "mean", "format": ".4g"}, {"field": "std", "format": ".3g"}],
-            },
-        },
-        {
-            "data": {"values": list(centre)},
-            "mark": {"type": "line", "strokeWidth": 2.5, "point": {"size": 60, "filled": True}},
-            "encoding": {
-                "x": x,
-                "y": y("reward"),
-                "color": {**colour, "datum": CENTRE},
-                "tooltip": [*tip, {"field": "reward", "format": ".4g"}],
-            },
-        },
+    tip = [_tip("step", title="iteration"), _tip("completions")]
+    branches = {"detail": {"field": "branch"}} if returns else {}
+    marked = [{**b, "text": "best"} for b in best]
+    return _figure(
+        layer=[
+            layer(band, {"type": "area", "opacity": 0.25}, "low", MEMBERS, y2={"field": "high"}),
+            layer(band, {"type": "line", "strokeWidth": 1.5, "point": {"size": 20}}, "mean", MEMBERS,
+                  tooltip=[*tip, _tip("mean", ".4g"), _tip("std", ".3g")]),
+            layer(center, {"type": "line", "strokeWidth": 2.5, "point": {"size": 60, "filled": True}}, "reward",
+                  of_center, tooltip=[*tip, _tip("reward", ".4g")], **branches),
+            *([layer(marked, {"type": "point", "size": 300, "strokeWidth": 2.5}, "reward", of_center),
+               layer(marked, {"type": "text", "dy": -17, "fontSize": 11}, "reward", of_center,
+                     text={"field": "text"})] if marked else []),
+            *[mark for row, r in enumerate(returns) for mark in _return(r, x, row)],
+        ]
+    )  # fmt: skip
+
+
+def _return(at: Mapping[str, Any], x: Spec, row: int) -> list[Spec]:
+    """A vertical line where the run returned, with its text on a line of its own, as returns may be close together."""
+    data, tip = {"values": [dict(at)]}, [_tip("step", title="iteration"), _tip("to", title="back to")]
+    rule = {"type": "rule", "strokeDash": [4, 3], "strokeWidth": 1.5, "color": COLORS[1]}
+    text = {"type": "text", "align": "left", "dx": 4, "fontSize": 11, "color": COLORS[1]}
+    shown = {"x": x, "y": {"value": 6 + 14 * row}, "text": {"field": "text"}}
+    return [
+        {"data": data, "mark": rule, "encoding": {"x": x, "tooltip": tip}},
+        {"data": data, "mark": text, "encoding": shown},
     ]
-    return _figure({"layer": layers})
 
 
-CENTRE, MEMBERS = "centre (the model you get)", "members (perturbed)"
+CENTER, CENTERS, MEMBERS = "center (the model you get)", "center (you get the best)", "members (perturbed)"
+
+
+def reliability(points: Rows, returns: Rows = ()) -> Spec:
+    """Over iterations, with one standard error on either side. `points`: step, reliability, low, high."""
+    x = _iteration(points)
+    tip = [_tip("step", title="iteration"), _tip("reliability", ".2f"), _tip("low", ".2f"), _tip("high", ".2f")]
+    point = {"size": 40, "filled": True, "color": COLORS[0]}
+
+    def layer(mark: Spec, y: str, **encoding: Any) -> Spec:
+        at = {"x": x, "y": _number(y, "reliability")}
+        return {"data": {"values": list(points)}, "mark": {**mark, "color": COLORS[0]}, "encoding": {**at, **encoding}}
+
+    return _figure(
+        layer=[
+            {"data": {"values": [{"zero": 0}]}, "mark": {"type": "rule", "color": COLORS[5]},
+             "encoding": {"y": _number("zero", "reliability")}},
+            layer({"type": "area", "opacity": 0.25}, "low", y2={"field": "high"}),
+            layer({"type": "line", "point": point}, "reliability", tooltip=tip),
+            *_returned(returns, x),
+        ],
+        height=170,
+    )  # fmt: skip
+
+
+def step_kl(points: Rows, returns: Rows = ()) -> Spec:
+    """How far each step moved the center, on a logarithmic scale where that varies much. `points`: step, kl, what
+    (predicted or measured), sigma, rate. Steps of 0 are not drawn.
+    """
+    drawn, kinds = [p for p in points if p["kl"] > 0], ["predicted", "measured"]
+    sizes = [p["kl"] for p in drawn if math.isfinite(p["kl"])] or [1.0]
+    scale = {"type": "log"} if max(sizes) > 30 * min(sizes) else {"zero": True}
+    tip = [_tip("step", title="iteration"), _tip("what"), _tip("kl", ".3g", "KL"), _tip("sigma", ".3g")]
+    encoding = {
+        "x": _iteration(points),
+        "y": _number("kl", "step KL (dashed: predicted)", scale=scale, axis={"tickCount": 5, "format": "~g"}),
+        "color": {**_nominal("what", kinds, [COLORS[5], COLORS[0]]), "legend": None},
+        "strokeDash": {"field": "what", "scale": {"domain": kinds, "range": [[4, 3], [1, 0]]}, "legend": None},
+        "tooltip": [*tip, _tip("rate", ".3g", "learning rate")],
+    }
+    line = {"data": {"values": drawn}, "mark": {"type": "line", "point": {"size": 40, "filled": True}}}
+    return _figure(layer=[{**line, "encoding": encoding}, *_returned(returns, _iteration(points))], height=170)
+
+
+def _iteration(points: Rows) -> Spec:
+    """An axis over all their iterations, with at most ten of them named."""
+    first, last = min(p["step"] for p in points), max(p["step"] for p in points)
+    named = list(range(first, last + 1, max(1, math.ceil((last - first) / 9))))
+    return _number("step", "iteration", axis={"values": named, "format": "d"}, scale={"domain": [first, last]})
+
+
+def _returned(returns: Rows, x: Spec) -> list[Spec]:
+    """Vertical lines behind the iterations at which the run returned."""
+    rule = {"type": "rule", "strokeDash": [4, 3], "strokeWidth": 1.5, "color": COLORS[1]}
+    encoding = {"x": x, "tooltip": [_tip("step", title="iteration"), _tip("to", title="back to")]}
+    return [{"data": {"values": list(returns)}, "mark": rule, "encoding": encoding}] if returns else []
 
 
 def plane(points: Rows, by: str) -> Spec:
-    """Reward against KL from the base, a point a checkpoint, and the Pareto front: no other point has more reward at no
-    more KL. As Figure 1 of Qiu et al. `points`: reward, kl, generations, label, and `by`, whose values are coloured.
+    """Reward against KL from the base, a point per checkpoint, and the Pareto front: no other has more reward at no
+    more KL. As Figure 1 of Qiu et al. `points`: reward, kl, completions, label, and `by`, whose values are colored.
     """
     front = [p for p in sorted(points, key=lambda p: p["kl"]) if p in pareto(points)]
     encoding = {
-        "x": {"field": "kl", "type": "quantitative", "title": "KL from the base model, nats a token"},
-        "y": {"field": "reward", "type": "quantitative", "title": "reward", "scale": {"zero": False}},
+        "x": _number("kl", "KL from the base model, nats per token"),
+        "y": _number("reward", "reward", scale={"zero": False}),
     }
-    order = list(dict.fromkeys(p[by] for p in points))
+    tooltip = [_tip("label", title="checkpoint"), _tip("completions"), _tip("reward", ".4g"), _tip("kl", ".3g", "KL")]
     layers: list[Spec] = [
         {
             "data": {"values": front},
-            "mark": {"type": "line", "strokeDash": [5, 4], "opacity": 0.6, "color": COLOURS[5]},
+            "mark": {"type": "line", "strokeDash": [5, 4], "opacity": 0.6, "color": COLORS[5]},
             "encoding": {**encoding, "order": {"field": "kl"}},
         },
         {
             "data": {"values": list(points)},
             "mark": {"type": "point", "filled": True, "size": 90, "opacity": 0.9},
-            "encoding": {
-                **encoding,
-                "color": {"field": by, "type": "nominal", "title": None, "scale": {"domain": order, "range": COLOURS}},
-                "tooltip": [
-                    {"field": "label", "title": "checkpoint"},
-                    {"field": "generations"},
-                    {"field": "reward", "format": ".4g"},
-                    {"field": "kl", "format": ".3g", "title": "KL"},
-                ],
-            },
+            "encoding": {**encoding, "color": _nominal(by, _order(points, by), COLORS), "tooltip": tooltip},
         },
         {
             "data": {"values": list(points)},
-            "mark": {"type": "text", "dy": -11, "fontSize": 10, "color": COLOURS[5]},
-            "encoding": {**encoding, "text": {"field": "generations"}},
+            "mark": {"type": "text", "dy": -11, "fontSize": 10, "color": COLORS[5]},
+            "encoding": {**encoding, "text": {"field": "completions"}},
         },
     ]
-    return _figure({"layer": layers})
+    return _figure(layer=layers)
 
 
 def pareto(points: Rows) -> list[Mapping[str, Any]]:
-    """Those of which no other has at least as much reward at no more KL (and one of both better)."""
+    """Points to which no other has at least as much reward at no more KL, with one of the two strictly better."""
     return [
         p
         for p in points
@@ -115,109 +160,91 @@ def pareto(points: Rows) -> list[Mapping[str, Any]]:
 
 
 def histogram(values: Rows, title: str) -> Spec:
-    """Rewards before and after, one over the other. `values`: reward, when."""
-    order = list(dict.fromkeys(v["when"] for v in values))
+    """Rewards before and after, overlaid. `values`: reward, when."""
     return _figure(
-        {
-            "data": {"values": list(values)},
-            "mark": {"type": "bar", "opacity": 0.6, "binSpacing": 1},
-            "encoding": {
-                "x": {"field": "reward", "bin": {"maxbins": 24}, "type": "quantitative", "title": title},
-                "y": {
-                    "aggregate": "count",
-                    "type": "quantitative",
-                    "stack": None,
-                    "title": "answers",
-                    "axis": {"tickMinStep": 1, "format": "d"},
-                },
-                "color": {
-                    "field": "when",
-                    "type": "nominal",
-                    "title": None,
-                    "scale": {"domain": order, "range": [COLOURS[5], COLOURS[0]]},
-                },
-                "tooltip": [{"field": "when"}, {"aggregate": "count", "title": "answers"}],
+        data={"values": list(values)},
+        mark={"type": "bar", "opacity": 0.6, "binSpacing": 1},
+        encoding={
+            "x": _number("reward", title, bin={"maxbins": 24}),
+            "y": {
+                "aggregate": "count",
+                "type": "quantitative",
+                "stack": None,
+                "title": "completions",
+                "axis": {"tickMinStep": 1, "format": "d"},
             },
+            "color": _nominal("when", _order(values, "when"), [COLORS[5], COLORS[0]]),
+            "tooltip": [_tip("when"), {"aggregate": "count", "title": "completions"}],
         },
         height=200,
     )
 
 
 def timings(parts: Rows) -> Spec:
-    """Where the time of each iteration went. `parts`: step, part, seconds."""
-    order = list(dict.fromkeys(p["part"] for p in parts))
+    """The time of each iteration by part. `parts`: step, part, seconds."""
+    axis = {"labelOverlap": True, "labelAngle": 0}
     return _figure(
-        {
-            "data": {"values": list(parts)},
-            "mark": {"type": "bar"},
-            "encoding": {
-                "x": {
-                    "field": "step",
-                    "type": "ordinal",
-                    "title": "iteration",
-                    "axis": {"labelOverlap": True, "labelAngle": 0},
-                },
-                "y": {"field": "seconds", "type": "quantitative", "title": "seconds"},
-                "color": {
-                    "field": "part",
-                    "type": "nominal",
-                    "title": None,
-                    "scale": {"domain": order, "range": COLOURS},
-                },
-                "tooltip": [{"field": "part"}, {"field": "seconds", "format": ".3g"}, {"field": "step"}],
-            },
+        data={"values": list(parts)},
+        mark={"type": "bar"},
+        encoding={
+            "x": {"field": "step", "type": "ordinal", "title": "iteration", "axis": axis},
+            "y": _number("seconds", "seconds"),
+            "color": _nominal("part", _order(parts, "part"), COLORS),
+            "tooltip": [_tip("part"), _tip("seconds", ".3g"), _tip("step")],
         },
         height=200,
     )
 
 
 def fleet(points: Rows) -> Spec:
-    """The share of the replicas' time that made answers. `points`: step, utilisation, replicas, lost."""
-    tip = [{"field": "step", "title": "iteration"}, {"field": "utilisation", "format": ".0%"}]
+    """The share of the replicas' time spent on completions. `points`: step, utilization, replicas, lost."""
+    tip = [_tip("step", title="iteration"), _tip("utilization", ".0%")]
+    scale = {"domain": [0, 1]}
     return _figure(
-        {
-            "data": {"values": list(points)},
-            "mark": {"type": "line", "point": {"size": 50, "filled": True}, "color": COLOURS[0]},
-            "encoding": {
-                "x": {"field": "step", "type": "quantitative", "title": "iteration", "axis": {"tickMinStep": 1}},
-                "y": {
-                    "field": "utilisation",
-                    "type": "quantitative",
-                    "title": "of the replicas' time",
-                    "axis": {"format": "%"},
-                    "scale": {"domain": [0, 1]},
-                },
-                "tooltip": [*tip, {"field": "replicas"}, {"field": "lost", "title": "replicas lost"}],
-            },
+        data={"values": list(points)},
+        mark={"type": "line", "point": {"size": 50, "filled": True}, "color": COLORS[0]},
+        encoding={
+            "x": _number("step", "iteration", axis={"tickMinStep": 1}),
+            "y": _number("utilization", "of the replicas' time", axis={"format": "%"}, scale=scale),
+            "tooltip": [*tip, _tip("replicas"), _tip("lost", title="replicas lost")],
         },
         height=160,
     )
 
 
-def curves(points: Rows, title: str = "reward", x: str = "generations") -> Spec:
-    """Methods of a comparison over generations (or seconds). `points`: label, seed, generations, seconds, value."""
-    order = list(dict.fromkeys(p["label"] for p in points))
+def curves(points: Rows, title: str = "reward", x: str = "completions") -> Spec:
+    """Methods of a comparison over completions (or seconds). `points`: label, seed, completions, seconds, value."""
     return _figure(
-        {
-            "data": {"values": list(points)},
-            "mark": {"type": "line", "point": {"size": 50, "filled": True}},
-            "encoding": {
-                "x": {"field": x, "type": "quantitative", "title": _AXES[x]},
-                "y": {"field": "value", "type": "quantitative", "title": title, "scale": {"zero": False}},
-                "color": {"field": "label", "type": "nominal", "title": None,
-                          "scale": {"domain": order, "range": COLOURS}},
-                "detail": {"field": "seed"},
-                "tooltip": [{"field": "label"}, {"field": "seed"}, {"field": x, "format": ".4g"},
-                            {"field": "value", "format": ".4g", "title": title}],
-            },
-        }
-    )  # fmt: skip
+        data={"values": list(points)},
+        mark={"type": "line", "point": {"size": 50, "filled": True}},
+        encoding={
+            "x": _number(x, {"completions": "completions", "seconds": "seconds of training"}[x]),
+            "y": _number("value", title, scale={"zero": False}),
+            "color": _nominal("label", _order(points, "label"), COLORS),
+            "detail": {"field": "seed"},
+            "tooltip": [_tip("label"), _tip("seed"), _tip(x, ".4g"), _tip("value", ".4g", title)],
+        },
+    )
 
 
-_AXES = {"generations": "generations", "seconds": "seconds of training"}
+def _number(field: str, title: str, **more: Any) -> Spec:
+    return {"field": field, "type": "quantitative", "title": title, **more}
 
 
-def _figure(spec: Spec, height: int = 280) -> Spec:
+def _nominal(field: str | None, domain: Sequence[str], colors: Sequence[str]) -> Spec:
+    named = {"field": field} if field else {}
+    return {**named, "type": "nominal", "title": None, "scale": {"domain": list(domain), "range": list(colors)}}
+
+
+def _tip(field: str, format: str = "", title: str = "") -> Spec:
+    return {"field": field, **({"format": format} if format else {}), **({"title": title} if title else {})}
+
+
+def _order(rows: Rows, field: str) -> list[str]:
+    return list(dict.fromkeys(row[field] for row in rows))
+
+
+def _figure(height: int = 280, **spec: Any) -> Spec:
     return {"$schema": _SCHEMA, "width": "container", "height": height, **spec}
 
 
@@ -246,7 +273,7 @@ def theme(dark: bool) -> Spec:
 
 
 def png(spec: Spec, width: int = 640) -> bytes:
-    """A picture on white, at twice its size."""
+    """A picture on white, at twice the resolution."""
     import vl_convert
 
     config = {**theme(dark=False), "background": "white"}

@@ -1,8 +1,7 @@
-"""A run as its folder tells it: what the page and its figures are made of."""
+"""A run, read from its folder: the data of the page and its figures."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,20 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from ..errors import RunFolderError
-from ..journal.folder import LOCK, RunFolder, read_lines
-from ..journal.record import Iteration
+from ..journal.folder import BEST, LOCK, RunFolder, best_step
+from ..journal.record import Iteration, Return
 from ..journal.store import NAME, Journal
+from ..utils.files import read_lines
+from ..utils.locks import lock
+from ..utils.paths import AnyPath
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class History:
-    """All of it from files, so a run that is over, was killed, or goes on right now are read alike.
+    """Read from files only, so that a run may be finished, killed, or still going on.
 
-    `evaluations` and `iterations` are lines of `metrics.jsonl`; a run whose metrics are lost has its journal still.
+    `evaluations` and `iterations` are lines of `metrics.jsonl`; both are empty when that file is missing. `before` and
+    `after`: completions of the first evaluation, and of `compared`.
     """
 
     folder: Path
@@ -38,27 +42,64 @@ class History:
     checkpoints: Sequence[str]
     running: bool
     notes: Sequence[str]
+    returns: Sequence[Return] = ()
+
+    @property
+    def best(self) -> int | None:
+        """The iteration after which the center was best (0: the base model); None: that was not tracked."""
+        return best_step(self.evaluations)
+
+    @property
+    def compared(self) -> Mapping[str, Any]:
+        """The evaluation that the first is compared with: of the best center, or of the last where none is better than
+        the base model; empty where there is no second one.
+        """
+        return _compared(self.evaluations)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the best center was handed back: it may still change before."""
+        return not self.running and f"checkpoint-{BEST}" in self.checkpoints
+
+    @property
+    def members_per_iteration(self) -> int:
+        return len(self.journal[0].rewards_M) if self.journal else 0
+
+    @property
+    def is_antithetic(self) -> bool:
+        """Whether members are mirrored pairs."""
+        return bool(self.config.get("antithetic"))
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        """As config.resolved.yaml has it, or else the journal."""
+        try:
+            known = yaml.safe_load(self.settings)
+        except yaml.YAMLError:
+            known = None
+        value = {**self.config, **(known if isinstance(known, dict) else {})}.get(name)
+        return default if value is None else value
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The settings that the result depends on."""
+        """The settings that the weights depend on."""
         return self.header["config"]  # type: ignore[no-any-return]
 
     @property
     def model(self) -> str:
         return str(self.header["base"]["model"])
 
-    def generations(self, step: int) -> int:
-        """Sample evaluations up to iteration `step`: members times prompts."""
-        return sum(len(it.rewards_M) * len(it.prompts) for it in self.journal[:step])
+    def num_completions(self, step: int) -> int:
+        """Completions generated up to iteration `step`: members times prompts."""
+        each = self.config.get("prompts_per_member")
+        return sum(len(it.rewards_M) * (each or len(it.prompts)) for it in self.journal[:step])
 
     @property
     def members(self) -> list[dict[str, Any]]:
-        """By iteration, mean and deviation of the members' rewards."""
+        """Per iteration, mean and standard deviation of the members' rewards."""
         return [
             {
                 "step": it.t,
-                "generations": self.generations(it.t),
+                "completions": self.num_completions(it.t),
                 "mean": _over(np.mean, it.rewards_M),
                 "std": _over(np.std, it.rewards_M),
             }
@@ -66,12 +107,12 @@ class History:
         ]
 
     @property
-    def truths(self) -> list[str]:
-        """Names of what is measured and never optimised, the first of them what is meant."""
-        known = ("reward", "reward_std", "kl", "kl_ci95", "distance", "perplexity", "hacked")
+    def gold_metrics(self) -> list[str]:
+        """Names of what is measured and never optimized; the first of them says what is meant."""
+        known = ("reward", "reward_std", "kl", "kl_ci95", "distance", "perplexity", "hacked", "control")
         names = [key.removeprefix("eval/") for key in (self.evaluations[0] if self.evaluations else {})]
         found = [n for n in names if n not in known and not n.startswith(("rewards/", "completions/", "time"))]
-        column = self.before[0] if self.before else None  # what a function logged by itself has no column there
+        column = self.before[0] if self.before else None  # metrics that a function logged have no column there
         return [n for n in found if n != "step" and "/" not in n and (column is None or n in column)]
 
 
@@ -81,23 +122,24 @@ def _over(statistic: Callable[..., Any], rewards_M: Sequence[float]) -> float | 
     return float(statistic(scored)) if scored else None
 
 
-def read(folder: Path) -> History:
-    """Raises RunFolderError for what is no run, JournalError for a damaged journal."""
+def read(folder: AnyPath) -> History:
+    """Raises RunFolderError for a folder without a run, JournalError for a damaged journal."""
     run = RunFolder(folder)
     if not run.has_journal:
         raise RunFolderError(
-            f"{folder} is neither a run nor a comparison: it has no {NAME} and no comparison.json. Give the output_dir "
-            "of a run, or of seedtune compare."
+            f"{run.path} is neither a run nor a comparison: it has no {NAME}. Give the output_dir of seedtune train "
+            "or of seedtune compare."
         )
-    journal, torn = Journal.read(run.path, mend=False)
+    journal, torn = Journal.read(run.path, repair=False)
     lines = [line for line in run.metrics() if isinstance(line.get("step"), int)]
     done = len(journal.iterations)
     evaluations = [line for line in lines if "eval/reward" in line and line["step"] <= done]
     iterations = [line for line in lines if "reward" in line and line["step"] <= done]
     notes = [torn] if torn else []
     if done and not iterations:
-        notes.append("metrics.jsonl is missing or empty: what follows is from the journal alone")
-    first, last = (evaluations[0], evaluations[-1]) if evaluations else ({}, {})
+        notes.append("metrics.jsonl is missing or empty: this page is made from the journal alone")
+    first = evaluations[0] if evaluations else {}
+    best = [run.path / f"checkpoint-{BEST}"]
     return History(
         run.path,
         journal.header,
@@ -105,13 +147,19 @@ def read(folder: Path) -> History:
         evaluations,
         iterations,
         _rows(run, first),
-        _rows(run, last) if len(evaluations) > 1 else [],
+        _rows(run, _compared(evaluations)),
         _text(run.path / "config.resolved.yaml"),
         _environment(run.path / "environment.json"),
-        [path.name for path in run.checkpoints()],
+        [path.name for path in [*run.checkpoints(), *best] if path.is_dir()],
         held(run.path),
         notes,
+        journal.returns,
     )
+
+
+def _compared(evaluations: Rows) -> Mapping[str, Any]:
+    others, best = evaluations[1:], best_step(evaluations)
+    return next((line for line in others if line["step"] == best), others[-1] if others else {})
 
 
 def _rows(run: RunFolder, evaluation: Mapping[str, Any]) -> Rows:
@@ -132,13 +180,13 @@ def _environment(path: Path) -> dict[str, Any]:
 
 
 def held(run: Path) -> bool:
-    """Whether a process is running in the folder."""
-    lock = run / LOCK
-    if not lock.exists():
+    """Whether a process has locked the folder: the run is going on."""
+    file = run / LOCK
+    if not file.exists():
         return False
-    with lock.open() as f:
+    with file.open() as f:
         try:
-            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+            lock(f, shared=True)
+        except BlockingIOError:
             return True
         return False

@@ -1,4 +1,4 @@
-"""Pages: templates filled, figures embedded, PNGs beside them. A page loads nothing when it is looked at."""
+"""Pages from templates, with embedded figures and a PNG of each. A page loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from ..journal.folder import write_bytes, write_text
+from ..utils.files import write_bytes, write_text
 from .figures import Spec, javascript, png, theme
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write(folder: Path, template: str, context: Mapping[str, Any], figures: Mapping[str, Spec], refresh: int) -> Path:
-    """`folder/index.html` and a PNG of every figure; returns the page. Text is escaped: a model wrote some of it.
+    """`folder/index.html` and a PNG of every figure; returns the page. Text is escaped: models wrote some of it.
 
     Raises SaveError.
     """
@@ -46,7 +46,7 @@ def write(folder: Path, template: str, context: Mapping[str, Any], figures: Mapp
 
 
 def _plain(value: Any) -> Any:
-    """As JSON can hold it: a number that is none is nothing."""
+    """As JSON can hold it: NaN and infinities become null."""
     if isinstance(value, Mapping):
         return {key: _plain(v) for key, v in value.items()}
     if isinstance(value, list):

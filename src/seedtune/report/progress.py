@@ -1,4 +1,4 @@
-"""What a terminal shows while a run goes on: a live panel, or plain lines where there is no terminal."""
+"""What a run prints: a live panel on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import rich
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel as Box
@@ -14,12 +16,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .words import answer_text, duration, number, prompt_text, sparkline
+from ..utils.streams import tolerant
+from .format import LABELS, completion_text, duration, number, plus_minus, prompt_text, setting, sparkline
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended: what `finish` shows. Rows are those of `completions/eval-*.jsonl`."""
+    """How a run ended: what `finish` prints. Rows are those of `completions/eval-*.jsonl`. `center`: after which
+    iteration the center was what it is now (0: the base model), `best`: after which it was best; None: not known.
+    """
 
     why: str
     before: Sequence[Mapping[str, Any]]
@@ -30,29 +35,43 @@ class Summary:
     output_dir: str
     checkpoint: str | None
     next_commands: Sequence[str]
+    center: int | None = None
+    best: int | None = None
+
+    @property
+    def standing(self) -> str:
+        """What the center `after` is, where that needs saying: the best one, or one that is not kept."""
+        step = self.metrics_after.get("step")
+        if self.center is None or step is None:
+            return ""
+        if self.center < step:
+            return "the last center, not kept"
+        return "the best center" if self.center == step == self.best else ""
 
 
 @dataclass
 class Progress:
-    """Counts; the two displays below draw. A Python user may pass `Progress()` itself for silence."""
+    """Counts only; the two displays below draw. Pass `Progress()` itself to print nothing."""
 
     max_steps: int = 0
     step: int = 0
     done: int = 0
     total: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
-    centre: list[tuple[int, float]] = field(default_factory=list)
+    center: list[tuple[int, float]] = field(default_factory=list)
     sample: Mapping[str, Any] | None = None
     fleet: list[Mapping[str, float]] = field(default_factory=list)
+    best: int | None = None
+    _steps: dict[str, set[float]] = field(default_factory=dict)
     _started: float = 0.0
     _first: int = 0
+
+    def stage(self, text: str) -> None:
+        """What goes on before the run starts, as that takes a while."""
 
     def begin(self, facts: Sequence[tuple[str, str]], first: int, max_steps: int) -> None:
         """The run starts after iteration `first`."""
         self.max_steps, self.step, self._first, self._started = max_steps, first, first, time.monotonic()
-
-    def note(self, text: str) -> None:
-        """One thing that the user should know."""
 
     def rows(self, done: int, total: int, new_tokens: int) -> None:
         """`done` of `total` rows of the iteration (or the evaluation) have been decoded, `new_tokens` since before."""
@@ -61,18 +80,21 @@ class Progress:
     def iteration(self, step: int, metrics: Mapping[str, float], sample: Mapping[str, Any]) -> None:
         self.step, self.metrics, self.sample, self.done = step, metrics, sample, 0
         self.fleet += [metrics] if "fleet/replicas" in metrics else []
+        for name in _STEP:
+            self._steps.setdefault(name, set()).update([metrics[name]] if name in metrics else [])
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.centre.append((step, metrics["eval/reward"]))
+        self.center.append((step, metrics["eval/reward"]))
+        self.best = int(metrics["es/best_step"]) if "es/best_step" in metrics else None
         self.done = 0
-        if self.step == self._first:  # what it took to begin says nothing of what is to come
+        if self.step == self._first:  # the first evaluation is not part of an iteration
             self._started = time.monotonic()
 
     def finish(self, summary: Summary) -> None:
         """The run is over."""
 
     def stop(self) -> None:
-        """Give the terminal back, whatever happened."""
+        """End the display, also after an error."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -85,51 +107,85 @@ class Progress:
     def tokens_per_second(self) -> float:
         return self.metrics.get("tokens_per_second", 0.0)
 
+    @property
+    def signal(self) -> list[str]:
+        """How reliable rewards are, how far the last step moved the center, and what a step is made of, if it changes.
+        Empty where nothing of it is known.
+        """
+        found, m = [], self.metrics
+        if "es/reliability" in m:
+            found.append(f"reliability {plus_minus(m['es/reliability'], m.get('es/reliability_error', 0.0))}")
+        if (kl := m.get("es/step_kl_measured", m.get("es/step_kl"))) is not None:
+            found.append(f"step KL {kl:.2g}")
+        return found + [f"{label} {setting(m[name])}" for name, label in _STEP.items()
+                        if name in m and len(self._steps[name]) > 1]  # fmt: skip
+
+    @property
+    def standing(self) -> str:
+        """Which center would be handed back now, when there is a choice."""
+        if self.best is None or len(self.center) < 2:
+            return ""
+        if self.best == self.center[-1][0]:
+            return "the best so far"
+        reward = next((f", {number(value)}" for step, value in self.center if step == self.best), "")
+        return f"kept so far: {f'after {self.best}{reward}' if self.best else 'the base'}"
+
+
+#: What decides the size of a step.
+_STEP = {"es/sigma": "sigma", "learning_rate": "lr"}
+
 
 class Lines(Progress):
-    """One line an iteration, for logs and pipes."""
+    """One line per iteration, for logs and pipes."""
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__()
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = tolerant(console or rich.get_console())
+
+    def stage(self, text: str) -> None:
+        self._print(Text(text))
 
     def begin(self, facts: Sequence[tuple[str, str]], first: int, max_steps: int) -> None:
         super().begin(facts, first, max_steps)
         for label, value in facts:
-            self.console.print(Text(f"{label}: {value}"))
-
-    def note(self, text: str) -> None:
-        self.console.print(Text(text))
+            self._print(Text(f"{label}: {value}"))
 
     def iteration(self, step: int, metrics: Mapping[str, float], sample: Mapping[str, Any]) -> None:
         super().iteration(step, metrics, sample)
-        left = duration(self.seconds_left)
-        self.console.print(
+        left, signal = duration(self.seconds_left), "".join(f"{part}  " for part in self.signal)
+        self._print(
             Text(
                 f"iteration {step}/{self.max_steps}  members {number(metrics['reward'])} ± "
                 f"{number(metrics['reward_std'])}  length {metrics['completions/mean_length']:.0f} tokens  "
-                f"{self.tokens_per_second:.0f} tokens/s  left {left}"
+                f"{self.tokens_per_second:.0f} tokens/s  {signal}left {left}"
             )
         )
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         super().evaluated(step, metrics)
-        others = "  ".join(f"{k.removeprefix('eval/')} {number(v)}" for k, v in _truths(metrics).items())
-        self.console.print(Text(f"centre after {step}: reward {number(metrics['eval/reward'])}  {others}".rstrip()))
+        others = "  ".join(f"{k.removeprefix('eval/')} {number(v)}" for k, v in _other_metrics(metrics).items())
+        best = f"  ({self.standing})" if self.standing else ""
+        self._print(Text(f"center after {step}: reward {number(metrics['eval/reward'])}{best}  {others}".rstrip()))
 
     def finish(self, summary: Summary) -> None:
-        self.console.print(closing(summary, self.fleet))
+        self._print(closing(summary, self.fleet))
+
+    def _print(self, what: RenderableType) -> None:
+        self.console.print(what, soft_wrap=True)
 
 
 class Panel(Progress):
     """A panel that redraws itself."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         super().__init__()
-        self.console = console
+        self.console = tolerant(console or rich.get_console())
         self._live: Live | None = None
         self._over = False
-        self._truths: Mapping[str, float] = {}
+        self._other_metrics: Mapping[str, float] = {}
+
+    def stage(self, text: str) -> None:
+        self.console.print(Text(text), soft_wrap=True)
 
     def begin(self, facts: Sequence[tuple[str, str]], first: int, max_steps: int) -> None:
         super().begin(facts, first, max_steps)
@@ -140,12 +196,9 @@ class Panel(Progress):
         self._live = Live(self._draw(), console=self.console, refresh_per_second=4, get_renderable=self._draw)
         self._live.start()
 
-    def note(self, text: str) -> None:
-        self.console.print(Text(text, style="yellow"))
-
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         super().evaluated(step, metrics)
-        self._truths = _truths(metrics)
+        self._other_metrics = _other_metrics(metrics)
 
     def stop(self) -> None:
         self._over = True
@@ -164,28 +217,35 @@ class Panel(Progress):
         grid.add_row("iteration", self._bar())
         if self.metrics:
             spread = f"{number(self.metrics['reward'])} ± {number(self.metrics['reward_std'])}"
-            grid.add_row("members", Text.assemble((spread, "bold"), ("  reward, mean ± deviation of members", "dim")))
-        if self.centre:
-            values = [v for _, v in self.centre]
             grid.add_row(
-                "centre",
+                "members", Text.assemble((spread, "bold"), ("  reward, mean ± standard deviation of members", "dim"))
+            )
+        if self.center:
+            values = [v for _, v in self.center]
+            grid.add_row(
+                "center",
                 Text.assemble(
                     (number(values[-1]), "bold green"),
                     f"  {sparkline(values)}",
                     (f"  was {number(values[0])}" if len(values) > 1 else "", "dim"),
+                    (f"  {self.standing}", "green" if self.best == self.center[-1][0] else "dim"),
                 ),
             )
-        if self._truths:
-            grid.add_row("", Text("  ".join(f"{k.removeprefix('eval/')} {number(v)}" for k, v in self._truths.items())))
+        if self._other_metrics:
+            grid.add_row(
+                "", Text("  ".join(f"{k.removeprefix('eval/')} {number(v)}" for k, v in self._other_metrics.items()))
+            )
         if self.metrics:
+            if self.signal:
+                grid.add_row("signal", Columns(self.signal, padding=(0, 2)))
             length = self.metrics["completions/mean_length"]
-            grid.add_row("speed", f"{self.tokens_per_second:.0f} tokens/s, {length:.0f} tokens an answer")
+            grid.add_row("speed", f"{self.tokens_per_second:.0f} tokens/s, {length:.0f} tokens per completion")
         if "fleet/replicas" in self.metrics:
             grid.add_row("replicas", _replicas([self.metrics]))
         if self.sample:
-            asked = Text(prompt_text(self.sample["prompt"], 70), style="dim", overflow="ellipsis", no_wrap=True)
-            said = Text(answer_text(self.sample["completion"], 240), style="cyan")
-            grid.add_row("a member", Group(asked, said))
+            prompt = Text(prompt_text(self.sample["prompt"], 70), style="dim", overflow="ellipsis", no_wrap=True)
+            completion = Text(completion_text(self.sample["completion"], 240), style="cyan")
+            grid.add_row("a member", Group(prompt, completion))
         return Box(grid, title="[bold]seedtune[/bold]", title_align="left", border_style="blue", padding=(0, 1))
 
     def _bar(self) -> RenderableType:
@@ -207,28 +267,25 @@ class Panel(Progress):
 
 def display(console: Console | None = None) -> Progress:
     """A panel on a terminal, plain lines elsewhere."""
-    console = console or Console()
-    return Panel(console) if console.is_terminal and not console.is_dumb_terminal else Lines()
+    console = console or rich.get_console()
+    return Panel(console) if console.is_terminal and not console.is_dumb_terminal else Lines(console)
 
 
-def _truths(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What is measured of the centre besides the reward."""
+def _other_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of the center besides the reward."""
     hidden = ("eval/reward", "eval/rewards/", "eval/completions/", "eval/kl_ci95", "eval/hacked")
     return {k: v for k, v in metrics.items() if k.startswith("eval/") and not k.startswith(hidden)}
 
 
-_FLEET = ("replicas", "lost", "utilisation", "slowest", "fastest", "bytes_sent")
-_LABELS = {
-    "completions/mean_length": "tokens an answer",
-    "kl": "KL from the base, nats a token",
-    "distance": "distance of the weights from the base",
-    "perplexity": "perplexity of a held-out text",
-}
+_FLEET = ("replicas", "lost", "utilization", "slowest", "fastest", "bytes_sent")
 
 
 def closing(summary: Summary, fleet: Sequence[Mapping[str, float]] = ()) -> RenderableType:
-    """The table of answers before and after, the rewards, what replicas did, and what to do next."""
-    shown = min(len(summary.after), len(summary.before), 8)
+    """Completions before and after, the metrics, statistics of the replicas, and what to do next."""
+    shown, standing = min(len(summary.after), len(summary.before), 8), summary.standing
+    kept = not standing.endswith("not kept")
+    color = "green" if kept else "yellow"
+    after = f"after ({'best' if kept else 'not kept'})" if standing else "after"
     parts: list[RenderableType] = [Text(f"\n{summary.why}", style="bold")]
     if shown:
         title = "Held-out prompts" if summary.held_out else "Training prompts (no eval_dataset was given)"
@@ -236,28 +293,32 @@ def closing(summary: Summary, fleet: Sequence[Mapping[str, float]] = ()) -> Rend
         table.add_column("prompt", ratio=3)
         table.add_column("before", ratio=4)
         table.add_column("reward", justify="right", no_wrap=True)
-        table.add_column("after", ratio=3, style="green")
+        table.add_column(after, ratio=3, style=color)
         table.add_column("reward", justify="right", no_wrap=True)
         for old, new in zip(summary.before[:shown], summary.after[:shown], strict=True):
             table.add_row(
                 Text(prompt_text(old["prompt"], 90)),
-                Text(answer_text(old["completion"], 110), style="dim"),
+                Text(completion_text(old["completion"], 110), style="dim"),
                 number(old["reward"]),
-                Text(answer_text(new["completion"], 110)),
+                Text(completion_text(new["completion"], 110)),
                 number(new["reward"]),
             )
         parts.append(table)
     figures = Table.grid(padding=(0, 3))
     figures.add_row("", Text("before", style="dim"), Text("after", style="dim"))
-    for key, after in summary.metrics_after.items():
-        if key == "eval/reward" or key in _truths(summary.metrics_after) or key == "eval/completions/mean_length":
+    for key, value in summary.metrics_after.items():
+        if (
+            key == "eval/reward"
+            or key in _other_metrics(summary.metrics_after)
+            or key == "eval/completions/mean_length"
+        ):
             name = key.removeprefix("eval/")
             before = summary.metrics_before.get(key)
-            figures.add_row(_LABELS.get(name, name), number(before), Text(number(after), style="bold green"))
+            figures.add_row(LABELS.get(name, name), number(before), Text(number(value), style=f"bold {color}"))
     if shown:
-        step = summary.metrics_after.get("step")
+        step, which = summary.metrics_after.get("step"), f" ({standing})" if standing else ""
         parts += [
-            Text(f"The centre, mean over {len(summary.after)} prompts, before and after iteration {step}:"),
+            Text(f"The center, mean over {len(summary.after)} prompts, before and after iteration {step}{which}:"),
             figures,
         ]
     replicas = [f"Replicas: {_replicas(fleet)}"] if fleet else []
@@ -274,7 +335,7 @@ def _replicas(lines: Sequence[Mapping[str, float]]) -> str:
     fewest, most = min(of["replicas"]), max(of["replicas"])
     parts = [f"{most:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"]
     parts += [f"{lost:.0f} lost"] if (lost := sum(of["lost"])) else []
-    parts += [f"{sum(of['utilisation']) / len(lines):.0%} busy"]
-    if fastest := max(of["fastest"]):  # 0: nobody's speed is known
+    parts += [f"{sum(of['utilization']) / len(lines):.0%} busy"]
+    if fastest := max(of["fastest"]):  # 0: no speed is known yet
         parts += [f"{min(filter(None, of['slowest'])):.0f} to {fastest:.0f} tokens/s each"]
     return ", ".join([*parts, f"at most {max(of['bytes_sent']) / 1000:.1f} kB sent to one in an iteration"])

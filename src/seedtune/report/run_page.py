@@ -1,4 +1,4 @@
-"""The page of a run: what it learned, what it cost, how far it moved."""
+"""The page of a run: how the reward changed, what it cost, how far the weights moved."""
 
 from __future__ import annotations
 
@@ -8,37 +8,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import figures, html
-from .answers import item
+from ..utils.paths import AnyPath, local_path
+from . import figures, html, signal
+from .completions import item
+from .format import LABELS, duration, number, setting
 from .history import History, read
-from .words import duration, number
-
-_LABELS = {
-    "completions/mean_length": "tokens an answer",
-    "kl": "KL from the base, nats a token",
-    "distance": "distance of the weights",
-    "perplexity": "perplexity of a held-out text",
-}
 
 
-def write(run: Path, out: Path | None = None, refresh: int = 0) -> Path:
+def write(run: AnyPath, out: AnyPath | None = None, refresh: int = 0) -> Path:
     """`report/index.html` and PNGs in the run's folder (or in `out`); returns the page.
 
     Raises RunFolderError, JournalError, SaveError.
     """
     history = read(run)
-    return html.write(out or run / "report", "run.html", context(history), drawings(history), refresh)
+    target = local_path(out) if out else history.folder / "report"
+    return html.write(target, "run.html", context(history), drawings(history), refresh)
 
 
 def drawings(h: History) -> dict[str, figures.Spec]:
     """The figures that there is data for."""
     found = {}
-    centre = [{**_at(h, e), "reward": e["eval/reward"]} for e in h.evaluations]
+    center = [{**_at(h, e), "reward": e["eval/reward"]} for e in h.evaluations]
+    returns = [{**_at(h, r.t), "to": signal.where(r.to), "text": _back(r.to)} for r in h.returns]
     if h.journal:
-        found["training"] = figures.training(h.members, centre)
+        best = [c for c in center if c["step"] == h.best] if len(center) > 1 else []
+        found["training"] = figures.training(h.members, _branches(h, center), best, returns)
+    if len(reliabilities := signal.reliabilities(h)) > 1:
+        found["reliability"] = figures.reliability(reliabilities, returns)
+    steps = signal.step_kls(h)
+    if len({step["step"] for step in steps if step["kl"] > 0}) > 1:
+        found["step_kl"] = figures.step_kl(steps, returns)
     points = [
-        {**p, "kl": e["eval/kl"], "label": f"iteration {p['step']}", "what": "centre"}
-        for p, e in zip(centre, h.evaluations, strict=True)
+        {**p, "kl": e["eval/kl"], "label": f"iteration {p['step']}", "what": _what(h, p)}
+        for p, e in zip(center, h.evaluations, strict=True)
         if isinstance(e.get("eval/kl"), float)
     ]
     if len(points) > 1:
@@ -54,24 +56,48 @@ def drawings(h: History) -> dict[str, figures.Spec]:
     if parts:
         found["timings"] = figures.timings(parts)
     fleet = [
-        {"step": line["step"], **{name: line[f"fleet/{name}"] for name in ("utilisation", "replicas", "lost")}}
+        {"step": line["step"], **{name: line[f"fleet/{name}"] for name in ("utilization", "replicas", "lost")}}
         for line in h.iterations
-        if "fleet/utilisation" in line
+        if "fleet/utilization" in line
     ]
     if fleet:
         found["fleet"] = figures.fleet(fleet)
     return found
 
 
-def _at(h: History, line: Mapping[str, Any]) -> dict[str, Any]:
-    return {"step": line["step"], "generations": h.generations(line["step"])}
+def _at(h: History, step: int | Mapping[str, Any]) -> dict[str, Any]:
+    t = step if isinstance(step, int) else step["step"]
+    return {"step": t, "completions": h.num_completions(t)}
+
+
+def _back(to: int) -> str:
+    return f"back to {to}" if to else "back to the base"
+
+
+def _what(h: History, point: Mapping[str, Any]) -> str:
+    return "best center" if h.best == point["step"] > 0 else "center"
+
+
+def _branches(h: History, center: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The line of the center, which breaks at a return: from there it goes on at the center that was returned to."""
+    if not h.returns:
+        return center
+    found, rewards = [], {c["step"]: c["reward"] for c in center}
+    starts = [0, *(r.t for r in h.returns)]
+    for branch, (start, end) in enumerate(zip(starts, [*starts[1:], math.inf], strict=True)):
+        if branch and (to := h.returns[branch - 1].to) in rewards:
+            found.append({**_at(h, start), "step": to, "reward": rewards[to], "branch": branch})
+        found += [
+            {**c, "branch": branch} for c in center if start <= c["step"] <= end and (c["step"] > start or not branch)
+        ]
+    return found
 
 
 def _before_and_after(h: History) -> list[dict[str, Any]]:
-    """Of the centre's answers where there are some before and after, else of the members."""
+    """Rewards of the center's completions where there are some before and after, else those of the members."""
     if h.before and h.after:
-        first, last = h.evaluations[0]["step"], h.evaluations[-1]["step"]
-        rows = {f"centre after iteration {first}": h.before, f"centre after iteration {last}": h.after}
+        first, last = h.evaluations[0]["step"], h.compared["step"]
+        rows = {f"center after iteration {first}": h.before, f"center after iteration {last}": h.after}
         return [{"reward": row["reward"], "when": when} for when, some in rows.items() for row in some]
     if len(h.journal) < 2:
         return []
@@ -89,17 +115,23 @@ def context(h: History) -> dict[str, Any]:
         "running": h.running,
         "lead": _lead(h),
         "warnings": _warnings(h),
+        "meanings": signal.sentences(h),
+        "events": signal.events(h),
+        "best_known": h.best is not None and len(h.evaluations) > 1,
+        "returned": bool(h.returns),
         "tiles": _tiles(h),
         "evaluated_on": f"{len(h.before)} prompts" if h.before else "the evaluation prompts",
-        "histogram_of": "Of the centre's greedy answers." if after else "Of members, on their training prompts.",
+        "histogram_of": "Of the center's greedy completions." if after else "Of members, on their training prompts.",
         "items": [
-            item(old["prompt"], [("before", old), ("after", new)], h.truths)
+            item(old["prompt"], [("before", old), (_after(h), new)], h.gold_metrics)
             for old, new in zip(h.before, h.after, strict=False)
         ],
-        "kinds": _kinds(h.truths),
+        "kinds": _kinds(h.gold_metrics),
         "columns": _columns(h),
         "evaluations": [
-            {"step": e["step"], "cells": [_cell(e, name) for name in _names(h)]} for e in h.evaluations
+            {"step": e["step"], "is_best": e["step"] == h.best and len(h.evaluations) > 1,
+             "cells": [_cell(e, name) for name in _names(h)]}
+            for e in h.evaluations
         ],
         "commands": _commands(h),
         "facts": _facts(h),
@@ -113,66 +145,114 @@ def _rewards(h: History) -> list[str]:
 
 
 def _planned(h: History) -> Any:
-    found = [line.partition(":")[2].strip() for line in h.settings.splitlines() if line.startswith("max_steps:")]
-    return found[0] if found else "?"
+    return h.setting("max_steps", "?")
+
+
+def _is_rejected(h: History) -> bool:
+    """Whether the center that the page compares with the base model is one that is not handed back."""
+    return h.best == 0 and bool(h.compared)
+
+
+def _after(h: History) -> str:
+    """What the completions that those of before are compared with come from."""
+    if h.best is None:
+        return "after"
+    kept = "not kept" if _is_rejected(h) else "the best"
+    return f"after iteration {h.compared['step']}, {kept}"
 
 
 def _lead(h: History) -> list[str]:
-    """Plain sentences for someone who has not read the paper."""
+    """A summary for readers who have not read the paper."""
     if not h.journal:
         return ["No iteration is done yet."]
     seconds = sum(v for line in [*h.iterations, *h.evaluations] for k, v in line.items() if k.startswith("time/"))
-    cost = (
-        f"{len(h.journal)} iterations of {len(h.journal[0].rewards_M)} members, {h.generations(len(h.journal))} answers"
-    )
-    said = [f"Learned by trying noise on the weights, with forward passes only: {cost}, {duration(seconds)}."]
+    done, members = len(h.journal), h.members_per_iteration
+    cost = f"{done} iterations of {members} members, {h.num_completions(done)} completions, {duration(seconds)}"
+    said = [f"Trained by perturbing the weights with noise, with forward passes only: {cost}."]
     if len(h.evaluations) < 2:
         return said
-    first, last = h.evaluations[0], h.evaluations[-1]
+    first, last, rejected = h.evaluations[0], h.compared, _is_rejected(h)
     text = f"On {len(h.after) or 'the evaluation'} prompts the mean reward went from {number(first['eval/reward'])} to "
     text += f"{number(last['eval/reward'])}"
-    for name in h.truths[:1]:
-        text += f", and {name}, which is measured and never optimised, from {_cell(first, name)} to {_cell(last, name)}"
+    for name in h.gold_metrics[:1]:
+        text += f", and {name}, which is measured and never optimized, from {_cell(first, name)} to {_cell(last, name)}"
+    if h.best is not None:
+        which = "the last center, which is not kept" if rejected else f"the best center, {_one(h.best)}"
+        text += f". That is {which}"
     said.append(text + ".")
     if isinstance(kl := last.get("eval/kl"), float):
         said.append(
-            f"It moved {number(kl)} nats a token from the base model: what it writes now, the base model finds "
-            f"{number(math.exp(min(kl, 50)))} times less likely, token by token, on the (geometric) mean. 0 would be "
-            "no change."
+            f"Its KL from the base model is {number(kl)} nats per token: to the base model, a token that it writes is "
+            f"{number(math.exp(min(kl, 50)))} times less likely, on the geometric mean. 0 would be no change."
         )
     return said
 
 
+def _one(step: int) -> str:
+    return f"the one after iteration {step}"
+
+
 def _warnings(h: History) -> list[str]:
-    found = list(h.notes)
-    if h.evaluations and h.evaluations[-1].get("eval/hacked"):
-        first, last = h.evaluations[0], h.evaluations[-1]
-        fell = [n for n in h.truths if last.get(f"eval/{n}", 0) < first.get(f"eval/{n}", 0)]
+    found = [*h.notes, *_setbacks(h)]
+    if h.compared.get("eval/hacked"):
+        first, last = h.evaluations[0], h.compared
+        fell = [n for n in h.gold_metrics if last.get(f"eval/{n}", 0) < first.get(f"eval/{n}", 0)]
         changes = "; ".join(f"{n} from {_cell(first, n)} to {_cell(last, n)}" for n in fell)
-        found.append(f"The reward rose while what is meant fell ({changes}): it may be hacked. Read the answers.")
+        how = f"gold metrics fell ({changes})" if fell else "a gold metric stayed at its least, or answers became alike"
+        found.append(f"The reward rose while {how}: it may be hacked. Read the completions.")
     return [note[:1].upper() + note[1:].rstrip(".") + "." for note in found]
+
+
+def _setbacks(h: History) -> list[str]:
+    """What went wrong on the way: the base model is handed back, the last center is below it, the run returned."""
+    found = []
+    first, end = (h.evaluations[0], h.evaluations[-1]) if len(h.evaluations) > 1 else ({}, {})
+    is_below = bool(end) and end["eval/reward"] < first["eval/reward"]
+    rewards = f"reward {number(end['eval/reward'])} against {number(first['eval/reward'])}" if end else ""
+    if _is_rejected(h):
+        handed_back = ", so the base model is handed back" if h.is_over else " so far"
+        found.append(
+            f"No center of this run is better than the base model by more than chance explains{handed_back}. "
+            f"What is shown as after iteration {end['step']} is the last center, which is not kept ({rewards})"
+        )
+    elif is_below and h.best is not None:
+        found.append(f"The last center is below the base model ({rewards}); the best one, {_one(h.best)}, is kept")
+    elif is_below and h.header.get("guard"):
+        found.append(
+            f"The run ended below the base model ({rewards}); load_best_model_at_end: true hands back the best center"
+        )
+    if h.returns:
+        count, steps = len(h.returns), ", ".join(str(r.t) for r in h.returns)
+        times = f"{count} times (after iterations {steps})" if count > 1 else f"once (after iteration {steps})"
+        scale, rate = math.prod(r.scale for r in h.returns), h.config["learning_rate"]
+        given = "auto chose" if rate == "auto" else f"was set ({setting(rate)})"
+        found.append(
+            f"The run diverged and returned to an earlier center {times}; its learning rate ended at {setting(scale)} "
+            f"times what {given}. Begin the next run with a smaller one"
+        )
+    return found
 
 
 def _tiles(h: History) -> list[dict[str, str]]:
     if not h.evaluations:
         return [{"value": number(m["mean"]), "label": f"members' reward, iteration {m['step']}"}
                 for m in h.members[:1] + h.members[1:][-1:]]  # fmt: skip
-    first, last = h.evaluations[0], h.evaluations[-1]
+    first, last = h.evaluations[0], h.compared or h.evaluations[0]
     tiles = []
     for name in _names(h):
         if name != "reward_std":
             old, new = _cell(first, name), _cell(last, name)
-            tiles.append({"value": new if old == new else f"{old} → {new}", "label": _LABELS.get(name, name)})
+            tiles.append({"value": new if old == new else f"{old} → {new}", "label": LABELS.get(name, name)})
     return tiles
 
 
 def _names(h: History) -> list[str]:
-    known = ["reward", *h.truths, "completions/mean_length", "kl", "distance", "perplexity"]
+    known = ["reward", *h.gold_metrics, *LABELS]
     return [n for n in known if any(f"eval/{n}" in e for e in h.evaluations)]
 
 
 def _columns(h: History) -> list[str]:
-    return [_LABELS.get(name, name) for name in _names(h)]
+    return [LABELS.get(name, name) for name in _names(h)]
 
 
 def _cell(line: Mapping[str, Any], name: str) -> str:
@@ -183,9 +263,9 @@ def _cell(line: Mapping[str, Any], name: str) -> str:
     return text
 
 
-def _kinds(truths: Sequence[str]) -> list[tuple[str, str]]:
+def _kinds(gold_metrics: Sequence[str]) -> list[tuple[str, str]]:
     kinds = [("better", "reward went up"), ("worse", "reward went down"), ("same", "reward unchanged")]
-    return kinds + [(f"{way}-{name}", f"{way} {name}") for name in truths for way in ("won", "lost")]
+    return kinds + [(f"{way}-{name}", f"{way} {name}") for name in gold_metrics for way in ("won", "lost")]
 
 
 def _commands(h: History) -> list[str]:
@@ -193,17 +273,32 @@ def _commands(h: History) -> list[str]:
     commands = (
         [f"seedtune train --config {config} --output_dir {run}-again"] if "model_name_or_path" in h.settings else []
     )
+    if _is_rejected(h):  # there is no better center to rebuild or export
+        return [*commands, f"seedtune replay {run} --until last --out {run}-last"]
     commands.append(f"seedtune replay {run} --out {run}-weights")
     return [*commands, f"seedtune export {run} --patch {run.name}.seedtune", f"seedtune eval {run}"]
 
 
 def _facts(h: History) -> list[tuple[str, str]]:
     base = h.header["base"]
+    best = f"{h.journal[h.best - 1].digest}, after iteration {h.best}" if h.best else ""
     return [
         ("base model", f"{base['model']}, digest {base['digest']}"),
-        ("weights that move", f"{base['moved']:,} of {base['parameters']:,}"),
+        ("weights in scope", f"{base['moved']:,} of {base['parameters']:,}"),
+        *([("weights of the best center, digest", best)] if best else []),
         ("weights after the last iteration, digest", h.journal[-1].digest if h.journal else "–"),
         ("seed", str(h.config["seed"])),
-        ("sigma, learning rate", f"{number(h.config['sigma'])}, {number(h.config['learning_rate'])}"),
+        ("sigma, learning rate", f"{_used(h, 'sigma')}, {_used(h, 'learning_rate')}"),
         ("checkpoints", ", ".join(h.checkpoints) or "none; seedtune replay rebuilds the weights from the journal"),
     ]
+
+
+def _used(h: History, name: str) -> str:
+    """The setting, and what it was over iterations where the run chose or changed it."""
+    metric = {"sigma": "es/sigma"}.get(name, name)
+    given, values = h.setting(name, h.config[name]), [line[metric] for line in h.iterations if metric in line]
+    text = given if isinstance(given, str) else number(given)
+    if not values or (values[0] == given and min(values) == max(values)):
+        return text
+    ends = list(dict.fromkeys([setting(min(values)), setting(max(values))]))
+    return f"{text} ({' to '.join(ends)})"

@@ -1,4 +1,4 @@
-// Draws the figures in the colours of the page, and filters the browser of answers.
+// Draws the figures in the colors of the page, and filters the completions.
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 async function draw() {

@@ -1,0 +1,6 @@
+"""Every setting of a run, frozen and checked; and configurations as YAML."""
+
+from .es_config import ESConfig
+from .run_config import RunConfig
+
+__all__ = ["ESConfig", "RunConfig"]

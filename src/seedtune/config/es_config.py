@@ -1,0 +1,568 @@
+"""`ESConfig`: every setting of a run, frozen. Names that TRL and transformers have keep their names and meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ..errors import ConfigError
+from ..es.schedule import SCHEDULES
+from ..es.shaping import SHAPINGS, WITHIN_PROMPTS
+from ..es.update import OPTIMIZERS
+from .keys import check_inner_keys, checks_keys
+from .values import coerce, one_of, parse_rule
+
+#: What transformers reports to, by its names.
+REPORTERS = (
+    "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow", "neptune",
+    "swanlab", "tensorboard", "trackio", "wandb",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Group:
+    """Settings that stand together, in the YAML file and in --help. `affects_weights`: the trajectory of the weights
+    depends on them.
+    """
+
+    name: str
+    affects_weights: bool = True
+
+    def __call__(
+        self,
+        help: str,
+        default: Any = None,
+        *,
+        affects_weights: bool | None = None,
+        choices: Sequence[str] = (),
+        at_least: float | None = None,
+        at_most: float | None = None,
+        secret: bool = False,
+    ) -> Any:
+        """A field of the group, with its help text and which values it takes; a `secret` one is written nowhere."""
+        affects = self.affects_weights if affects_weights is None else affects_weights
+        about = {"group": self.name, "help": help, "affects_weights": affects, "secret": secret}
+        limits = {"choices": choices, "at_least": at_least, "at_most": at_most}
+        return field(default=default, repr=not secret, metadata={**about, **limits})
+
+
+output, evolution, step = Group("Output", affects_weights=False), Group("Evolution strategies"), Group("Update")
+generation, scoring = Group("Generation"), Group("Rewards", affects_weights=False)
+replication, model = Group("Fleet", affects_weights=False), Group("Model", affects_weights=False)
+
+
+#: What a setting of these kinds is when nothing is said of it.
+_EMPTY: dict[str, Callable[[], Any]] = {"list[str]": list, "dict[str, Any]": dict}
+
+
+@checks_keys
+@dataclass(frozen=True)
+class ESConfig:
+    """Settings of a run. Raises ConfigError for a value out of range, an unknown key, or a key of GRPO only."""
+
+    output_dir: str = output("folder of the run", "out")
+    max_steps: int = output("iterations", 100, at_least=1)
+    eval_steps: int = output("evaluate the center every N iterations; 0: first and last", 10, at_least=0)
+    drift_samples: int = output(
+        "completions per prompt that an evaluation samples to measure KL from the base model (with the distance of the "
+        "weights and a probe's perplexity); costs a copy of the base weights, on a CPU on disk; 0: none of it",
+        1,
+        at_least=0,
+    )
+    save_strategy: str = output(
+        "steps: by save_steps; best: checkpoint-best whenever an evaluation finds a better center; no: only at the end",
+        "steps",
+        choices=("steps", "best", "no"),
+    )
+    save_steps: int = output("checkpoint every N iterations; 0: only at the end", 0, at_least=0)
+    save_only_model: bool = output(
+        "no state.safetensors in checkpoints: half the size; a resume repeats all updates", False
+    )
+    save_total_limit: int | None = output("keep the newest N checkpoints", at_least=1)
+    load_best_model_at_end: bool = output(
+        "hand back the best center that was evaluated, as checkpoint-best: the base model, where none was better", True
+    )
+    metric_for_best_model: str | None = output("what makes a center the best; default: eval/reward")
+    greater_is_better: bool | None = output("whether more of it is better; default: yes, unless it is kl or a loss")
+    log_completions: bool = output("write members' completions to completions/", False)
+    log_unique_prompts: bool = output("of those, one per prompt", False)
+    report_to: str | list[str] = output(
+        "none, all (that are installed), or some of " + ", ".join(REPORTERS) + " (metrics.jsonl is always written)",
+        "none",
+    )
+    run_name: str | None = output("name of the run for report_to")
+    push_to_hub: bool = output("push the model to the Hub, by hub_strategy; the repository is made at the start", False)
+    hub_model_id: str | None = output("name of the repository, or organization/name; default: that of output_dir")
+    hub_private_repo: bool | None = output("whether it is private; default: as the organization has it, else public")
+    hub_token: str | None = output("token that may write; default: that of hf auth login, or HF_TOKEN", secret=True)
+    hub_strategy: str = output(
+        "end; every_save: also whenever a checkpoint is saved; checkpoint, all_checkpoints: with the newest, or every, "
+        "checkpoint and the journal, so that the run can be resumed from a clone",
+        "every_save",
+        choices=("end", "every_save", "checkpoint", "all_checkpoints"),
+    )
+    hub_revision: str | None = output("branch to push to; default: main")
+    stop_at: list[str] = output("stop when one holds after an evaluation, e.g. 'eval/correct < 0.5'")
+
+    population_size: int = evolution("members per iteration (N)", 30)
+    sigma: float | str = evolution("noise scale, or auto: measured before the first iteration", 0.001)
+    learning_rate: float | str | None = evolution(
+        "alpha, or auto: as far as the measured reliability allows; default sigma / 2 (the paper's), for lowrank "
+        "2 * sigma",
+        at_least=0,
+    )
+    prompts_per_step: int | None = evolution(
+        "prompts per iteration; default: the whole dataset, with prompts_per_member as many as get two answers",
+        at_least=1,
+    )
+    prompts_per_member: int | None = evolution(
+        "how many of them each member answers (a mirrored pair the same ones, another pair others); default: all",
+        at_least=1,
+    )
+    curriculum: dict[str, Any] | None = evolution(
+        "draw prompts by how often those of their level are solved: {column, success, low: 0.1, high: 0.6}"
+    )
+    antithetic: bool = evolution("members in mirrored pairs", False)
+    fitness_shaping: str = evolution(
+        "zscore, centered_rank, sum, group, none, or pairs (differences of mirrored pairs, at unit RMS)",
+        "zscore",
+        choices=tuple(SHAPINGS),
+    )
+    perturbation: str = evolution(
+        "full (the paper), or lowrank (linear layers only, all members in one batch)",
+        "full",
+        choices=("full", "lowrank"),
+    )
+    rank: int = evolution("rank of lowrank noise", 1, at_least=1)
+    lowrank_vectors: bool = evolution("lowrank: biases and norms move too, full-rank", False)
+    lowrank_embeddings: bool = evolution(
+        "lowrank: embeddings in scope move too, low-rank, and the head that is tied to one", False
+    )
+    scope: str = evolution("which weights move: all, linear, or a regex on names", "all")
+    noise: str = evolution(
+        "iid, or shared (restarts at every layer, as the paper's code)", "iid", choices=("iid", "shared")
+    )
+    restore: str = evolution("exact, or subtract (least memory, lossy)", "exact", choices=("exact", "subtract"))
+    master_dtype: str = evolution(
+        "the center's copy: float32, or bfloat16 (half the size, stochastic rounding)",
+        "float32",
+        choices=("float32", "bfloat16"),
+    )
+    seed: int = evolution("the run's seed", 42)
+
+    guard: bool = step(
+        "notice a run that diverges, return to its best center with at most half the step, three times at most",
+        True,
+        affects_weights=False,
+    )
+    max_kl: float = step(
+        "guard: KL from the base model, in nats per token, at which a run counts as diverged",
+        1.0,
+        at_least=0,
+        affects_weights=False,
+    )
+    lr_scheduler_type: str = step(
+        "how the learning rate changes: " + ", ".join(SCHEDULES), "constant", choices=SCHEDULES
+    )
+    warmup_steps: int = step("iterations in which the learning rate rises, unless it is constant", 0, at_least=0)
+    warmup_ratio: float = step("the same, as a share of max_steps", 0.0, at_least=0, at_most=1)
+    sigma_schedule: str = step(
+        "how sigma changes: constant, linear or cosine", "constant", choices=("constant", "linear", "cosine")
+    )
+    optimizer: str = step("sgd (the paper's), momentum or adam", "sgd", choices=OPTIMIZERS)
+    adam_beta1: float = step("momentum's or Adam's first decay", 0.9, at_least=0, at_most=1)
+    adam_beta2: float = step("Adam's second decay", 0.999, at_least=0, at_most=1)
+    adam_epsilon: float = step("Adam's epsilon", 1e-8)
+    weight_decay: float = step("decoupled decay toward zero", 0.0, at_least=0)
+    anchor_decay: float = step("decoupled decay toward the base model", 0.0, at_least=0)
+
+    max_prompt_length: int | None = generation(
+        "of longer prompts only so many tokens at the end are read; default: what the model's context holds", at_least=1
+    )
+    max_completion_length: int = generation("maximum new tokens", 256, at_least=1)
+    temperature: float = generation("0: greedy, as in the paper", 0.0, at_least=0)
+    top_p: float = generation("nucleus, when sampling", 1.0)
+    top_k: int = generation("0: off", 0, at_least=0)
+    min_p: float | None = generation(
+        "when sampling: least probability of a token, as a share of the likeliest's", at_least=0, at_most=1
+    )
+    repetition_penalty: float = generation(
+        "divides scores of tokens that were there before, in prompt or completion; 1: off", 1.0
+    )
+    stop_strings: list[str] = generation("a completion ends with the token that completes one of them")
+    generation_kwargs: dict[str, Any] = generation(
+        "the same settings by transformers' and vLLM's names; they win", affects_weights=False
+    )
+    generation_batch_size: int | None = generation("rows decoded in one batch; default: what fits", at_least=1)
+    chunk_size: int | None = generation(
+        "rows decoded as a unit, with continuous batching; default: twice the batch", at_least=1
+    )
+    generation_memory: float | None = generation(
+        "GB for the KV cache; default: 1, or half of what a GPU has free", at_least=0, affects_weights=False
+    )
+    chat_template_kwargs: dict[str, Any] = generation("passed to the chat template")
+    skip_special_tokens: bool = generation("leave special tokens out of what reward functions read", True)
+
+    reward_weights: list[float] | list[dict[str, Any]] | None = scoring(
+        "one weight per reward function; default 1; or stages {weights, until}, with until an iteration or a rule "
+        "such as 'eval/exact > 0.3'",
+        affects_weights=True,
+    )
+    reward_workers: int | None = scoring(
+        "scoring processes (with ray: actors); 0: in this process, no limit; default: one, with ray one per replica",
+        at_least=0,
+    )
+    reward_batch: str = scoring(
+        "what a reward function is called with: any (completions as they end, 16 or more, of any members and prompts), "
+        "group (all completions of one prompt) or member (all of one member)",
+        "any",
+        choices=("any", "group", "member"),
+        affects_weights=True,
+    )
+    reward_timeout: float = scoring("seconds without a result before the run stops", 60.0, at_least=0.001)
+
+    fleet: str = replication(
+        "local, or ray: replicas in their own processes or machines", "local", choices=("local", "ray")
+    )
+    replicas: int = replication("with ray: how many", 1, at_least=1)
+    address: str | None = replication(
+        "with ray: the cluster to join (auto: the one on this machine); default: start one"
+    )
+    replica_cpus: int = replication("with ray: cores, and threads, of a replica", 1, at_least=1)
+    replica_gpus: float = replication("with ray: GPUs of a replica", 0.0, at_least=0)
+    replica_timeout: float = replication(
+        "with ray: seconds without a result before a replica counts as lost", 600.0, at_least=1
+    )
+    share_model: bool = replication("with ray: send the model's files to nodes that do not see its folder, once", False)
+    drop_stragglers: int = replication(
+        "with ray: members that an iteration may leave out when it waits for slow replicas only; journaled",
+        0,
+        at_least=0,
+    )
+
+    engine: str = model(
+        "what decodes: hf (transformers), or vllm (lowrank: scope all is linear)", "hf", choices=("hf", "vllm")
+    )
+    vllm_gpu_memory_utilization: float = model(
+        "with vllm: share of the GPU's memory that it may take", 0.9, at_least=0, at_most=1
+    )
+    vllm_tensor_parallel_size: int = model("with vllm: GPUs (on a CPU: groups of cores) per model", 1, at_least=1)
+    vllm_max_model_length: int | None = model(
+        "with vllm: longest prompt with its completion; default: the model's own", at_least=1
+    )
+    model_revision: str | None = model("branch, tag or commit on the Hub", affects_weights=True)
+    trust_remote_code: bool = model("run code that comes with the model", False)
+    dtype: str = model(
+        "precision of inference: bfloat16, float16 or float32",
+        "bfloat16",
+        choices=("bfloat16", "float16", "float32"),
+        affects_weights=True,
+    )
+    attn_implementation: str | None = model(
+        "attention of engine: hf: eager, sdpa, flash_attention_2, ...; default: transformers' choice, on a CPU with a "
+        "faster step of decoding"
+    )
+    model_init_kwargs: dict[str, Any] = model("the same settings by the names that from_pretrained has; they win")
+    device: str = model("auto, cpu, cuda or cuda:N", "auto")
+    threads: int | None = model("CPU threads; default: all cores", at_least=1)
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            if getattr(self, f.name) is None and f.type in _EMPTY:
+                object.__setattr__(self, f.name, _EMPTY[str(f.type)]())
+        self._check_each(self._coerce)
+        for name, settings in PASSED_ON.items():
+            self._take_over(name, settings)
+        object.__setattr__(self, "output_dir", os.path.expanduser(self.output_dir))
+        self._check_each(self._check_range)
+        self._check_together()
+        if self.uses_lora_adapters and self.scope == "all":
+            object.__setattr__(self, "scope", "linear")  # what vLLM's adapters can carry
+
+    @property
+    def uses_lora_adapters(self) -> bool:
+        """Whether members are vLLM's adapters."""
+        return self.engine == "vllm" and self.perturbation == "lowrank"
+
+    @property
+    def alpha(self) -> float:
+        """The learning rate: as given, or sigma / 2 (Qiu et al.); for low rank 2 sigma, by experiment (LOG.md)."""
+        if isinstance(self.learning_rate, float):
+            return self.learning_rate
+        return self.fixed_sigma * (2 if self.perturbation == "lowrank" else 0.5)
+
+    @property
+    def fixed_sigma(self) -> float:
+        """Sigma as a number; 0 while `auto` is not measured yet."""
+        return 0.0 if isinstance(self.sigma, str) else self.sigma
+
+    @property
+    def num_units(self) -> int:
+        """Directions per iteration: pairs, or single members."""
+        return self.population_size // 2 if self.antithetic else self.population_size
+
+    @property
+    def num_warmup_steps(self) -> int:
+        return self.warmup_steps or round(self.warmup_ratio * self.max_steps)
+
+    @property
+    def reward_stages(self) -> list[dict[str, Any]]:
+        """`reward_weights` as stages, of which there is one where they do not change; its weights may be None."""
+        given = self.reward_weights or []
+        return list(given) if given and isinstance(given[0], dict) else [{"weights": self.reward_weights}]
+
+    @property
+    def final_reward_weights(self) -> list[float] | None:
+        """The weights at the end: those that evaluations go by."""
+        weights: list[float] | None = self.reward_stages[-1]["weights"]
+        return weights
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether max_steps decides how large steps are."""
+        return (self.lr_scheduler_type, self.sigma_schedule) != ("constant", "constant")
+
+    def _check_each(self, check: Callable[[dataclasses.Field[Any]], None]) -> None:
+        """Raises ConfigError for all settings that a check refuses, at once."""
+        wrong = []
+        for f in dataclasses.fields(self):
+            try:
+                check(f)
+            except ConfigError as e:
+                wrong.append(str(e))
+        if wrong:
+            raise ConfigError("\n".join(wrong))
+
+    def _coerce(self, f: dataclasses.Field[Any]) -> None:
+        object.__setattr__(self, f.name, coerce(f.name, str(f.type), getattr(self, f.name)))
+
+    def _take_over(self, name: str, settings: Mapping[str, str]) -> None:
+        """Move the values of a mapping, `generation_kwargs`, to the settings that they are. Raises ConfigError."""
+        given = getattr(self, name)
+        check_inner_keys(name, given, settings)
+        kinds = {f.name: str(f.type) for f in dataclasses.fields(self)}
+        for key, value in given.items():
+            if settings[key] == "dtype":
+                value = str(value).removeprefix("torch.")  # a torch.dtype, too
+            object.__setattr__(self, settings[key], coerce(f"{name}: {key}", kinds[settings[key]], value))
+        object.__setattr__(self, name, {})
+
+    def _check_range(self, f: dataclasses.Field[Any]) -> None:
+        value, low, high = getattr(self, f.name), f.metadata["at_least"], f.metadata["at_most"]
+        if f.metadata["choices"]:
+            one_of(f.name, value, f.metadata["choices"])
+        if isinstance(value, str):
+            return
+        if value is not None and high is not None and not low <= value <= high:
+            raise ConfigError(f"{f.name} must be between {low} and {high}, got {value}.")
+        if value is not None and low is not None and value < low:
+            raise ConfigError(f"{f.name} must be at least {low}, got {value}.")
+
+    def _check_together(self) -> None:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device is auto, cpu, cuda or cuda:N, got {self.device!r}.")
+        for name in self.reporters:
+            one_of("report_to", name, ["all", *REPORTERS])
+        if not isinstance(self.sigma, str) and self.sigma <= 0:
+            raise ConfigError(
+                f"sigma must be greater than 0, got {self.sigma:g}: with no noise all members are the same model. "
+                "The paper uses 0.001."
+            )
+        if self.population_size < 2:
+            raise ConfigError(
+                f"population_size must be at least 2, got {self.population_size}: fitness compares members. "
+                "The paper uses 30."
+            )
+        if self.perturbation == "lowrank" and self.restore == "subtract":
+            raise ConfigError("restore: subtract is for perturbation: full; low-rank members never change the weights.")
+        if self.perturbation == "full" and (self.lowrank_embeddings or self.lowrank_vectors):
+            which = "lowrank_embeddings" if self.lowrank_embeddings else "lowrank_vectors"
+            raise ConfigError(f"{which} is for perturbation: lowrank; with full, whatever is in scope moves.")
+        if self.restore == "subtract" and self.master_dtype != "float32":
+            raise ConfigError("restore: subtract keeps no master copy, so there is no master_dtype to choose.")
+        if self.fleet == "ray" and self.restore != "exact":
+            raise ConfigError("fleet: ray needs restore: exact: replicas that drift apart would not hold one center.")
+        theirs = [n for n in VLLM_DEFAULTS if getattr(self, n) != VLLM_DEFAULTS[n]]
+        if self.engine != "vllm" and theirs:
+            raise ConfigError(f"{', '.join(theirs)}: for engine: vllm only.")
+        if self.engine == "vllm" and ":" in self.device:
+            raise ConfigError(
+                f"engine: vllm takes the first GPU that it sees, not device: {self.device}: set CUDA_VISIBLE_DEVICES."
+            )
+        if self.fleet == "ray" and self.replica_gpus < self.vllm_tensor_parallel_size > 1:
+            raise ConfigError(
+                f"a replica on {self.vllm_tensor_parallel_size} GPUs (vllm_tensor_parallel_size) needs as many: set "
+                f"replica_gpus: {self.vllm_tensor_parallel_size}, not {self.replica_gpus:g}."
+            )
+        if self.engine == "vllm" and self.attn_implementation:
+            raise ConfigError("attn_implementation is for engine: hf; vLLM chooses its own: leave it out.")
+        if self.engine == "vllm" and (self.restore != "exact" or self.lowrank_vectors or self.lowrank_embeddings):
+            raise ConfigError(
+                "engine: vllm has neither restore: subtract nor lowrank_vectors nor lowrank_embeddings: use engine: hf."
+            )
+        if self.antithetic and self.population_size % 2:
+            raise ConfigError(f"antithetic members come in pairs: population_size {self.population_size} is odd.")
+        if self.fitness_shaping == "pairs" and not self.antithetic:
+            raise ConfigError(
+                "fitness_shaping: pairs compares the two members of a mirrored pair: set antithetic: true."
+            )
+        if self.prompts_per_member and self.fitness_shaping not in WITHIN_PROMPTS:
+            raise ConfigError(
+                f"with prompts_per_member, members answer different prompts, and fitness_shaping: "
+                f"{self.fitness_shaping} compares their means, easy prompts with hard ones: set "
+                f"one of {', '.join(WITHIN_PROMPTS)}."
+            )
+        if self.prompts_per_member and self.prompts_per_member > (self.prompts_per_step or self.prompts_per_member):
+            raise ConfigError(
+                f"prompts_per_member is {self.prompts_per_member}, but an iteration has {self.prompts_per_step} "
+                "(prompts_per_step): lower the first, or raise the second."
+            )
+        answers = self.population_size * (self.prompts_per_member or 0)
+        if self.prompts_per_member and answers < 2 * (self.prompts_per_step or 0):
+            raise ConfigError(
+                f"{self.population_size} members with {self.prompts_per_member} prompts each (prompts_per_member) give "
+                f"two answers, which comparing takes, to {answers // 2} prompts; prompts_per_step is "
+                f"{self.prompts_per_step}: lower it, or leave it out."
+            )
+        if self.num_warmup_steps and self.lr_scheduler_type == "constant":
+            raise ConfigError(
+                "warmup_steps and warmup_ratio: with lr_scheduler_type: constant there is no warm-up; set "
+                "constant_with_warmup, linear or cosine."
+            )
+        if self.learning_rate == "auto":
+            if 1 in (self.prompts_per_member, self.prompts_per_step):
+                raise ConfigError(
+                    "learning_rate: auto measures how reliable rewards are by comparing a member's prompts, so each "
+                    "needs two: set prompts_per_member (or prompts_per_step) to 2, or give a number as learning_rate."
+                )
+            if self.optimizer != "sgd":
+                raise ConfigError(
+                    f"learning_rate: auto knows how far a step of optimizer: sgd moves the model, not one of "
+                    f"{self.optimizer}: use sgd, or give a number as learning_rate."
+                )
+        if self.weight_decay and self.anchor_decay:
+            raise ConfigError("weight_decay pulls toward zero, anchor_decay toward the base model: set one of them.")
+        if not 0 <= self.seed < 2**64:
+            raise ConfigError(f"seed is an integer of 64 bits, 0 <= seed < 2**64, got {self.seed}.")
+        if self.repetition_penalty <= 0:
+            raise ConfigError(f"repetition_penalty must be greater than 0 (1: off), got {self.repetition_penalty:g}.")
+        if "" in self.stop_strings:
+            raise ConfigError("stop_strings: an empty text would end every completion at once: leave it out.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is a probability, 0 < top_p <= 1, got {self.top_p}.")
+        for rule in self.stop_at:
+            parse_rule(rule)
+        _check_stages(self.reward_weights)
+
+    @property
+    def reporters(self) -> list[str]:
+        names = [self.report_to] if isinstance(self.report_to, str) else self.report_to
+        return [n for n in names if n != "none"]
+
+    def trajectory_config(self) -> dict[str, Any]:
+        """The settings that the weights depend on: what a journal's header holds, and what a resume must not change."""
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["affects_weights"]}
+        return {**found, "max_steps": self.max_steps} if self.is_scheduled else found
+
+    @classmethod
+    def trajectory_defaults(cls) -> dict[str, Any]:
+        """What a journal means that lacks a setting, being older than it: a new setting's default changes nothing."""
+        fields = [f for f in dataclasses.fields(cls) if f.metadata["affects_weights"]]
+        return {f.name: _EMPTY[str(f.type)]() if f.type in _EMPTY else f.default for f in fields}
+
+    # What transformers' own callbacks (tensorboard, wandb...) ask of their arguments.
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values by name; instead of those of secrets, their name, as transformers does."""
+        secrets = {f.name: f"<{f.name.upper()}>" for f in dataclasses.fields(self) if f.metadata["secret"]}
+        return {k: secrets.get(k, v) if v is not None else None for k, v in dataclasses.asdict(self).items()}
+
+    def to_sanitized_dict(self) -> dict[str, Any]:
+        """Values that a dashboard can show."""
+        return {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in self.to_dict().items()}
+
+    def to_json_string(self) -> str:
+        return json.dumps(self.to_dict(), indent=2)
+
+    @property
+    def logging_dir(self) -> str:
+        return f"{self.output_dir}/logs"
+
+    project: ClassVar[str] = "seedtune"
+    process_index: ClassVar[int] = 0
+    trackio_space_id: ClassVar[None] = None
+    trackio_bucket_id: ClassVar[None] = None
+    trackio_static_space_id: ClassVar[bool] = False
+
+
+def _check_stages(reward_weights: Sequence[Any] | None) -> None:
+    """Raises ConfigError for stages of reward_weights that are none, or that cannot follow one another."""
+    stages = [stage for stage in reward_weights or [] if isinstance(stage, dict)]
+    if stages and len(stages) < len(reward_weights or []):
+        raise ConfigError("reward_weights is a list of numbers or a list of stages, not of both.")
+    for n, stage in enumerate(stages, 1):
+        if not {"weights"} <= set(stage) <= {"weights", "until"}:
+            raise ConfigError(f"reward_weights: stage {n} has weights and until, and nothing else; got {stage!r}.")
+        coerce("reward_weights: weights", "list[float]", stage["weights"])
+        until = stage.get("until")
+        if (until is None) != (n == len(stages)):
+            raise ConfigError(
+                f"reward_weights: stage {n} of {len(stages)}: every stage but the last has `until`, an iteration or a "
+                "rule such as 'eval/reward > 0.5'."
+            )
+        if isinstance(until, str):
+            parse_rule(until, "reward_weights")
+        elif until is not None and (isinstance(until, bool) or not isinstance(until, int) or until < 1):
+            raise ConfigError(f"reward_weights: until is an iteration, from 1, or a rule; got {until!r}.")
+
+
+#: Settings that hold others, by the names that those have for transformers and vLLM.
+PASSED_ON: dict[str, dict[str, str]] = {
+    "generation_kwargs": {
+        **{n: n for n in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop_strings")},
+        "stop": "stop_strings",
+        "max_new_tokens": "max_completion_length",
+        "max_tokens": "max_completion_length",
+    },
+    "model_init_kwargs": {
+        "revision": "model_revision",
+        "trust_remote_code": "trust_remote_code",
+        "dtype": "dtype",
+        "torch_dtype": "dtype",
+        "attn_implementation": "attn_implementation",
+    },
+}
+
+
+#: What a run takes that says nothing about members and steps: it measures its steps itself.
+AUTO: dict[str, Any] = {
+    "perturbation": "lowrank",
+    "population_size": 64,
+    "antithetic": True,
+    "prompts_per_member": 2,
+    "fitness_shaping": "pairs",
+    "sigma": "auto",
+    "learning_rate": "auto",
+}
+#: Settings that leave nothing of that.
+_SAYS_HOW = (
+    *AUTO, "prompts_per_step", "rank", "scope", "noise", "restore", "optimizer", "lr_scheduler_type", "sigma_schedule",
+    "lowrank_vectors", "lowrank_embeddings",
+)  # fmt: skip
+
+
+def with_auto(values: Mapping[str, Any]) -> dict[str, Any]:
+    """These settings, and `AUTO`, where they say nothing about members and steps."""
+    return {**({} if any(key in values for key in _SAYS_HOW) else AUTO), **values}
+
+
+#: Settings of a run that neither measures its distance from the base model nor returns to it.
+KEEPS_NO_BASE: dict[str, Any] = {"drift_samples": 0, "guard": False, "load_best_model_at_end": False}
+
+#: Settings of vLLM, and their defaults.
+VLLM_DEFAULTS: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(ESConfig) if f.name.startswith("vllm_")}

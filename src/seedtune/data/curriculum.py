@@ -1,0 +1,151 @@
+"""A curriculum: which prompts an iteration has, from how often those of each level are solved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError, DataError
+from ..noise import spec
+
+Floats = NDArray[np.float64]
+
+#: How much an iteration counts after each later one in which its level was asked.
+DECAY = 0.8
+#: The share of draws of a level that is mastered, or still too hard, next to one in which there is something to learn.
+REVIEW = 0.1
+
+
+@dataclass(frozen=True)
+class CurriculumSpec:
+    """The setting `curriculum`: `column` of the dataset says how hard a row is (numbers, or texts from easy to hard as
+    they appear); `success` names the reward function whose mean says how much of a level is solved (default: the
+    last). Levels between `low` and `high` are asked most; beyond `high` the next level is opened.
+    """
+
+    column: str
+    success: str | None = None
+    low: float = 0.1
+    high: float = 0.6
+
+    @staticmethod
+    def of(setting: Mapping[str, Any]) -> CurriculumSpec:
+        """Raises ConfigError for a mapping that is no such setting."""
+        known = [f.name for f in fields(CurriculumSpec)]
+        if wrong := [key for key in setting if key not in known]:
+            raise ConfigError(f"curriculum: there is no {wrong[0]!r}; it has: {', '.join(known)}.")
+        if not isinstance(setting.get("column"), str):
+            raise ConfigError("curriculum: column is missing: name the column that says how hard a row is.")
+        made = CurriculumSpec(**setting)
+        numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (made.low, made.high))
+        if not numbers or not made.low < made.high:
+            raise ConfigError(f"curriculum: low and high are numbers, low < high; got {made.low!r}, {made.high!r}.")
+        if not isinstance(made.success, str | None):
+            raise ConfigError(f"curriculum: success names a reward function, got {made.success!r}.")
+        return made
+
+
+class Curriculum:
+    """Draws rows by level. `column` holds the level of every row; `names` are all levels, from easy to hard.
+
+    The state (`state`, `load_state`) is numbers by name: how many levels are open, and of each how many rows were drawn
+    so far and two sums, from which its success follows. With the seed they decide all that is drawn later.
+    """
+
+    def __init__(self, column: Sequence[Any], setting: CurriculumSpec, seed: int) -> None:
+        self.setting, self.seed = setting, seed
+        self.names = _levels(column, setting.column)
+        place = {name: level for level, name in enumerate(self.names)}
+        self._level_of_row = np.array([place[value] for value in column])
+        self._rows = [np.flatnonzero(self._level_of_row == level) for level in range(len(self.names))]
+        self.open = 1
+        self._drawn = [0] * len(self.names)
+        self._solved = [0.0] * len(self.names)
+        self._asked = [0.0] * len(self.names)
+
+    @property
+    def smallest(self) -> int:
+        """Rows of the level that has fewest."""
+        return min(map(len, self._rows))
+
+    def success(self, level: int) -> float | None:
+        """How much of a level was solved of late; None: it was not asked yet."""
+        return self._solved[level] / self._asked[level] if self._asked[level] else None
+
+    def shares(self) -> list[float]:
+        """What part of an iteration's prompts each level has."""
+        low, high = self.setting.low, self.setting.high
+        known = [self.success(level) for level in range(self.open)]
+        weights = [1.0 if s is None or low <= s <= high else REVIEW for s in known]
+        if 1.0 not in weights:  # nothing is in between: the level that is nearest to it
+            distance = [max(low - s, s - high) for s in known if s is not None]
+            weights[distance.index(min(distance))] = 1.0
+        return [w / sum(weights) for w in weights] + [0.0] * (len(self.names) - self.open)
+
+    def draw(self, count: int) -> list[int]:
+        """Rows of the next iteration, `count` or fewer: of each level the next ones of its own shuffle."""
+        rows: list[int] = []
+        for level, share in enumerate(_whole(self.shares(), count)):
+            size = len(self._rows[level])
+            turns = range(self._drawn[level], self._drawn[level] + min(share, size))
+            rows += [int(self._rows[level][spec.permutation(self.seed, n // size, size)[n % size]]) for n in turns]
+        return rows
+
+    def after(self, rows: Sequence[int], success_P: Floats) -> None:
+        """What was asked, and how much of each prompt was solved (NaN: not known)."""
+        levels_P = self._level_of_row[list(rows)]
+        for level in np.unique(levels_P):
+            of_level = success_P[levels_P == level]
+            self._drawn[level] += len(of_level)
+            known = of_level[~np.isnan(of_level)]
+            if known.size:
+                self._solved[level] = DECAY * self._solved[level] + float(known.sum())
+                self._asked[level] = DECAY * self._asked[level] + len(known)
+        hardest = self.success(self.open - 1)
+        if hardest is not None and hardest > self.setting.high and self.open < len(self.names):
+            self.open += 1
+
+    def metrics(self) -> dict[str, float]:
+        """How many levels are open, and how much of each was solved of late."""
+        known = {f"curriculum/{name}": self.success(level) for level, name in enumerate(self.names)}
+        return {"curriculum/open": float(self.open), **{name: s for name, s in known.items() if s is not None}}
+
+    def state(self) -> dict[str, float]:
+        found = {"curriculum_open": float(self.open)}
+        for level in range(len(self.names)):
+            found[f"curriculum_{level}_drawn"] = float(self._drawn[level])
+            found[f"curriculum_{level}_solved"] = self._solved[level]
+            found[f"curriculum_{level}_asked"] = self._asked[level]
+        return found
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        """Go on from a state that an iteration recorded."""
+        self.open = int(state["curriculum_open"])
+        levels = range(len(self.names))
+        self._drawn = [int(state[f"curriculum_{level}_drawn"]) for level in levels]
+        self._solved = [state[f"curriculum_{level}_solved"] for level in levels]
+        self._asked = [state[f"curriculum_{level}_asked"] for level in levels]
+
+
+def _levels(column: Sequence[Any], name: str) -> list[Any]:
+    """The different values of the column, from easy to hard. Raises DataError."""
+    values = list(dict.fromkeys(column)) if all(isinstance(v, int | float | str) for v in column) else []
+    if not values or (len({isinstance(v, str) for v in values}) > 1):
+        raise DataError(
+            f"curriculum: column {name!r} must hold a number or a text in every row, which says how hard the row is."
+        )
+    return values if isinstance(values[0], str) else sorted(values)
+
+
+def _whole(shares: Sequence[float], count: int) -> list[int]:
+    """Whole numbers that add up to `count`, by largest remainders (of equal ones the first)."""
+    parts = [share * count for share in shares]
+    found = [int(part) for part in parts]
+    by_remainder = sorted(range(len(parts)), key=lambda n: (found[n] - parts[n], n))
+    for n in by_remainder[: count - sum(found)]:
+        found[n] += 1
+    return found

@@ -1,0 +1,145 @@
+"""What crosses the network, packed: tokens and numbers, nothing twice; of texts only prompts whose completions are
+scored where they are decoded. Between processes of one run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+import zlib
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import cloudpickle
+
+from ..data.prompts import PromptBatch
+from ..engines.base import Completion, Prompt, Sampling
+from ..es.population import CENTER, Population
+from ..rewards.function import Scores
+from ..rewards.serialize import Functions
+from ..rollout.chunks import ChunkTask, EvalContext
+from ..rollout.collector import ChunkOutput
+
+
+class ToCompletion(Protocol):
+    """A completion from what the model chose, and the log-probabilities of it: `Texts.completion`."""
+
+    def __call__(
+        self, ids: Sequence[int], logprobs: Sequence[float] | None = None, *, stopped: bool = False
+    ) -> Completion: ...
+
+
+def pack(what: Any) -> bytes:
+    """As bare deflate: a header and a checksum are six bytes, and messages are many and small."""
+    return zlib.compress(cloudpickle.dumps(what, protocol=5), wbits=-zlib.MAX_WBITS)  # columns may hold user's classes
+
+
+def unpack(data: bytes) -> Any:
+    return pickle.loads(zlib.decompress(data, wbits=-zlib.MAX_WBITS))  # noqa: S301  # from a process of this run
+
+
+def pack_context(context: EvalContext) -> bytes:
+    """Prompts by their tokens; and what reward functions see, where they are called there."""
+    batch = context.batch
+    seen = None
+    if (functions := context.functions) is not None:
+        contents, columns = [p.content for p in batch.prompts], dict(batch.columns)
+        seen = contents, columns, context.state, functions.key, context.timeout
+    return pack(([_numbers(p.ids) for p in batch.prompts], dataclasses.astuple(context.sampling), seen))
+
+
+def unpack_context(data: bytes, known: Mapping[str, Functions]) -> EvalContext:
+    """`known`: the functions that were sent before, by their key."""
+    tokens, sampling, seen = unpack(data)
+    contents, columns, state, key, timeout = seen or ([""] * len(tokens), {}, {}, "", 0.0)
+    prompts = tuple(Prompt(content, _tuple(ids)) for content, ids in zip(contents, tokens, strict=True))
+    functions = known[key] if key else None
+    return EvalContext(PromptBatch((), prompts, columns), Sampling(*sampling), state, functions, timeout)
+
+
+def pack_task(task: ChunkTask) -> bytes:
+    """Members by their index; prompts by their number in the context's batch, unscored ones by their tokens, once."""
+    unscored = [p.ids for p in task.prompts[len(task.rows) :]]
+    numbers = {ids: n for n, ids in enumerate(dict.fromkeys(unscored))}
+    iteration = next((m.iteration for m in task.members if m != CENTER), 0)
+    return pack(
+        (
+            iteration,
+            array("i", (m.index for m in task.members)).tobytes(),
+            _numbers(task.rows),
+            [_numbers(ids) for ids in numbers],
+            _numbers([numbers[ids] for ids in unscored]),
+            None if task.context and task.sampling == task.context.sampling else dataclasses.astuple(task.sampling),
+            task.seed,
+        )
+    )
+
+
+def unpack_task(data: bytes, population: Population, context: EvalContext | None) -> ChunkTask:
+    iteration, indices, numbers, unscored, places, sampling, seed = unpack(data)
+    members, rows = [*population.ask(iteration), CENTER], _tuple(numbers)
+    once = [Prompt("", _tuple(ids)) for ids in unscored]
+    prompts = context.batch.prompts if context else ()
+    return ChunkTask(
+        tuple(members[n] for n in array("i", indices)),  # the center's index is -1
+        (*(prompts[n] for n in rows), *(once[n] for n in _tuple(places))),
+        context.sampling if context and sampling is None else Sampling(*sampling),
+        seed,
+        rows,
+        context,
+    )
+
+
+def _numbers(numbers: Sequence[int]) -> bytes:
+    """In one, two or four bytes each, as the largest needs; the first byte says which."""
+    largest = max(numbers, default=0)
+    kind = "B" if largest < 2**8 else "H" if largest < 2**16 else "I"
+    return kind.encode() + array(kind, numbers).tobytes()
+
+
+def _tuple(data: bytes) -> tuple[int, ...]:
+    return tuple(array(chr(data[0]), data[1:]))
+
+
+def pack_outputs(outputs: Sequence[ChunkOutput]) -> Any:
+    """Rows, lengths and tokens (with the one that ended a row), one after another; to be packed with the rest."""
+    rows = [(row, completion) for output in outputs for row, completion in output.rows.items()]
+    logprobs = [c.logprobs for _, c in rows]
+    return (
+        _numbers([len(output.rows) for output in outputs]),
+        _numbers([row for row, _ in rows]),
+        _numbers([len(c.chosen) for _, c in rows]),
+        _numbers([token for _, c in rows for token in c.chosen]),
+        _numbers([n for n, (_, c) in enumerate(rows) if c.stop is None and not c.truncated]),  # by a stop string
+        None if None in logprobs else [array("d", c or ()).tobytes() for c in logprobs],
+        [None if output.scores is None else [_pack_scores(s) for s in output.scores] for output in outputs],
+    )
+
+
+def unpack_outputs(packed: Any, to_completion: ToCompletion) -> list[ChunkOutput]:
+    """`to_completion` makes the texts anew."""
+    sizes, rows, lengths, tokens, stopped = map(_tuple, packed[:5])
+    logprobs, scores = packed[5:]
+    completions, start = [], 0
+    for n, length in enumerate(lengths):
+        known = None if logprobs is None else array("d", logprobs[n]).tolist()
+        completions.append(to_completion(tokens[start : start + length], known, stopped=n in stopped))
+        start += length
+    pairs = iter(zip(rows, completions, strict=True))
+    return [
+        ChunkOutput(dict(next(pairs) for _ in range(size)), None if s is None else [_unpack_scores(x) for x in s])
+        for size, s in zip(sizes, scores, strict=True)
+    ]
+
+
+def _pack_scores(scores: Scores) -> Any:
+    """Eight bytes per completion; NaN is no reward, so it stands for None."""
+    rewards = array("d", (math.nan if reward is None else reward for reward in scores.rewards))
+    return rewards.tobytes(), scores.extra, scores.metrics
+
+
+def _unpack_scores(packed: Any) -> Scores:
+    rewards, extra, metrics = packed
+    return Scores([None if math.isnan(reward) else reward for reward in array("d", rewards)], extra, metrics)

@@ -1,0 +1,336 @@
+"""Continuous batching on transformers' models: the decode loop for the rows of a chunk.
+
+As in vLLM, a fixed number of batch slots is kept full: finished rows are released, and waiting rows are prefilled into
+their slots. What differs:
+
+* The KV cache (`kv_cache`) is not paged but one block per layer, in which all rows end at the same column.
+* Prefix sharing is per member: the tokens that all prompts begin with (a system prompt, instructions) are prefilled
+  once for each member and copied to its rows.
+* Rows are of different members. `select_rows` says which rows of the chunk a forward pass holds.
+* The schedule depends on the chunk alone, never on time or on what ran before, and so do the bits of the completions.
+
+transformers runs the model; the sampler (`sampler`) chooses the next tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from ...errors import NotFiniteError
+from ...utils.arguments import accepted
+from ..base import Sampling
+from ..stop_strings import StopStrings
+from .attention import IMPLEMENTATION
+from .kv_cache import KVCache
+from .logprobs import NOT_FINITE, last_logits
+from .sampler import Sampler, token_logprobs
+
+#: Called before a forward pass whose row n is row `rows[n]` of the chunk.
+SelectRows = Callable[[torch.Tensor], None]
+
+
+@dataclass(frozen=True)
+class FinishedRow:
+    """The tokens of a completion with the stop token, if there is one, and their log-probabilities, if asked for;
+    whether a stop string ended it.
+    """
+
+    row: int
+    ids: list[int]
+    logprobs: list[float] | None
+    stopped: bool = False
+
+
+OnFinished = Callable[[list[FinishedRow]], None]
+
+#: Columns of the KV cache for decode steps to come; when they are used up, it is compacted.
+_SPARE_COLUMNS = 16
+
+
+class Decoder:
+    """Decodes chunks. Finished rows are looked for every `check_every` steps (a look makes a GPU wait, and a row that
+    has ended occupies a slot); a prefill batch has about `prefill_tokens` tokens.
+
+    `own_masks`: make causal masks here, where that is known to be the same; else transformers makes them.
+
+    Raises ValueError for a model whose cache is not one of keys and values of every token.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        stops: set[int],
+        pad: int,
+        stop_strings: StopStrings | None = None,
+        check_every: int = 1,
+        prefill_tokens: int = 512,
+        own_masks: bool = True,
+    ) -> None:
+        num_layers = KVCache.num_layers(model)
+        if num_layers is None:
+            raise ValueError("this model does not cache keys and values of every token")
+        self.model, self.num_layers, self.pad = model, num_layers, pad
+        self.device = model.device
+        self.stops, self.stop_strings = torch.tensor(sorted(stops), device=self.device), stop_strings
+        self.check_every, self.prefill_tokens = check_every, prefill_tokens
+        # transformers makes masks too, of sliding windows as well, but asks a GPU at every step whether one is needed.
+        implementation = model.config._attn_implementation
+        known = not KVCache.has_sliding_window(model) and implementation in ("sdpa", IMPLEMENTATION)
+        self.makes_masks = own_masks and known
+        self._last_only = last_logits(model, 1)
+        self._takes_positions = bool(accepted(model.forward, position_ids=None))
+        self._cache: KVCache | None = None
+
+    def decode(
+        self,
+        prompts: Sequence[Sequence[int]],
+        members: Sequence[Hashable],
+        sampling: Sampling,
+        seed: int,
+        rows_at_once: int,
+        select_rows: SelectRows,
+        on_finished: OnFinished,
+    ) -> None:
+        """Decode one chunk: row n completes `prompts[n]` as member `members[n]` (any value that identifies it), in
+        `rows_at_once` batch slots. `on_finished` gets finished rows, some at a time.
+        """
+        with torch.inference_mode():
+            batch = _Batch(self, prompts, members, sampling, seed, min(rows_at_once, len(prompts)), select_rows)
+            batch.share_prefix()
+            while batch.num_active or batch.waiting:
+                batch.admit()
+                for _ in range(self.check_every):
+                    batch.step()
+                if finished := batch.release():
+                    on_finished(finished)
+
+    def cache(self, num_slots: int, max_columns: int) -> KVCache:
+        """A KV cache of this size; that of the chunk before, if it has this size, so no memory is allocated."""
+        if self._cache is None or (self._cache.num_slots, self._cache.max_columns) != (num_slots, max_columns):
+            self._cache = None
+            self._cache = KVCache(self.num_layers, num_slots, max_columns)
+        return self._cache
+
+    def forward(
+        self, cache: KVCache, ids: torch.Tensor, starts: torch.Tensor, slots: slice, first: int, write: int, end: int
+    ) -> torch.Tensor:
+        """Logits [rows, vocabulary] after the tokens `ids` [rows, tokens], whose keys and values go to the columns from
+        `write` on.
+
+        Attention reads the columns from `first` to `end`. A row begins at the column `starts` [rows]: columns before
+        it, and those after the new tokens, are masked.
+        """
+        columns = torch.arange(first, end, device=self.device)
+        new = columns[write - first : write - first + ids.shape[1]]
+        cache.set_view(slots, first, write, end)
+        visible = (columns >= starts[:, None]) & (columns < write + ids.shape[1])
+        positions = {"position_ids": (new - starts[:, None]).clamp(min=0)} if self._takes_positions else {}
+        out = self.model(
+            input_ids=ids,
+            attention_mask=self._mask(visible, columns, new) if self.makes_masks else visible.long(),
+            **positions,
+            past_key_values=cache,
+            use_cache=True,
+            **self._last_only,
+        )
+        logits: torch.Tensor = out.logits[:, -1]
+        return logits
+
+    @staticmethod
+    def _mask(visible: torch.Tensor, columns: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """The causal mask [rows, 1, tokens, columns]. Padding attends to itself, since attention to nothing is NaN."""
+        before, itself = columns <= new[:, None], columns == new[:, None]
+        return visible[:, None, None, :] & before | itself
+
+
+class _Batch:
+    """A chunk that is being decoded. Slot n holds row `rows[n]` of the chunk; the first `num_active` slots are in use.
+
+    Columns of the KV cache from `first` to `end` are in use.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        prompts: Sequence[Sequence[int]],
+        members: Sequence[Hashable],
+        sampling: Sampling,
+        seed: int,
+        num_slots: int,
+        select_rows: SelectRows,
+    ) -> None:
+        self.decoder, self.prompts, self.members, self.select_rows = decoder, prompts, members, select_rows
+        self.waiting = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
+        self.num_slots, self.num_active = num_slots, 0
+        longest, self.max_new_tokens = len(prompts[self.waiting[0]]), sampling.max_completion_length
+        self.cache = decoder.cache(num_slots, longest + self.max_new_tokens + decoder.check_every + _SPARE_COLUMNS)
+        self.cache.compact(longest + _SPARE_COLUMNS)
+        self.first = self.end = longest
+        device = decoder.device
+        self.sampler = Sampler(sampling, len(prompts), seed, device)
+        self.rows, self.starts, self.num_generated, self.last_tokens = (
+            torch.zeros(num_slots, dtype=torch.long, device=device) for _ in range(4)
+        )
+        self.finished = torch.zeros(num_slots, dtype=torch.bool, device=device)
+        shape = len(prompts), self.max_new_tokens + 1  # the last column takes what finished rows go on to write
+        self.output_ids = torch.zeros(shape, dtype=torch.long, device=device)
+        self.contexts = self._contexts() if self.sampler.reads_context else None
+        self.tails, self.stopped = self._tails(), torch.zeros(len(prompts), dtype=torch.bool, device=device)
+        self.logprobs = torch.zeros(shape, device=device) if sampling.logprobs else None
+
+    # --- prefill ------------------------------------------------------------------------------------------------------
+
+    def share_prefix(self) -> None:
+        """Prefill the tokens that all prompts begin with, once per member, where that saves at least half of them."""
+        self.prefix_length = min(_common_prefix(self.prompts), min(map(len, self.prompts)) - 1)
+        first_rows = {m: n for n, m in reversed(list(enumerate(self.members)))}
+        if 2 * len(first_rows) > len(self.prompts):
+            self.prefix_length = 0
+        if not self.prefix_length:
+            return
+        order = sorted(first_rows.values())
+        self.prefix_slots = {self.members[n]: slot for slot, n in enumerate(order)}
+        self.prefix_cache = KVCache(self.decoder.num_layers, len(order), self.prefix_length)
+        ids = torch.tensor([self.prompts[0][: self.prefix_length]], device=self.decoder.device)
+        count = max(1, self.decoder.prefill_tokens // self.prefix_length)
+        for n in range(0, len(order), count):
+            rows = torch.tensor(order[n : n + count], device=self.decoder.device)
+            self.select_rows(rows)
+            some, starts, slots = ids.expand(len(rows), -1), torch.zeros_like(rows), slice(n, n + len(rows))
+            self.decoder.forward(self.prefix_cache, some, starts, slots, 0, 0, self.prefix_length)
+
+    def admit(self) -> None:
+        """Prefill waiting rows into free slots, once an eighth is free: a few rows alone cost as much as many."""
+        free = self.num_slots - self.num_active
+        if not self.waiting or (self.num_active and free < min(len(self.waiting), max(1, self.num_slots // 8))):
+            return
+        admitted, self.waiting = self.waiting[:free], self.waiting[free:]
+        while admitted:
+            width = max(1, len(self.prompts[admitted[0]]) - self.prefix_length)
+            count = max(1, self.decoder.prefill_tokens // width)
+            self._prefill(admitted[:count], width)
+            admitted = admitted[count:]
+        self.select_rows(self.rows[: self.num_active])
+
+    def _prefill(self, admitted: list[int], width: int) -> None:
+        """Compute the last `width` tokens of the rows' prompts; those before are in their member's prefix."""
+        device, pad = self.decoder.device, self.decoder.pad
+        prompts = [self.prompts[n] for n in admitted]
+        slots = slice(self.num_active, self.num_active + len(admitted))
+        lengths = torch.tensor([len(p) for p in prompts])
+        if self.prefix_length:
+            sources = torch.tensor([self.prefix_slots[self.members[n]] for n in admitted])
+            for length in lengths[lengths > width].unique().tolist():
+                same = (lengths == length).nonzero()[:, 0]
+                self.cache.copy_from(
+                    self.prefix_cache, sources[same], self.num_active + same, length - width, self.end - length
+                )
+        self.rows[slots] = torch.tensor(admitted, device=device)
+        self.starts[slots] = self.end - lengths.to(device)
+        self.num_generated[slots] = 0
+        self.finished[slots] = False
+        ids = torch.tensor([[pad] * (width - len(p)) + list(p[-width:]) for p in prompts], device=device)
+        self.select_rows(self.rows[slots])
+        first = self.end - max(map(len, prompts))
+        logits = self.decoder.forward(self.cache, ids, self.starts[slots], slots, first, self.end - width, self.end)
+        self.num_active += len(admitted)
+        self.first = min(self.first, first) if slots.start else first
+        self._sample(slots, logits)
+
+    # --- decode -------------------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """One token for every active row."""
+        if self.end == self.cache.columns:
+            self._compact()
+        slots = slice(0, self.num_active)
+        ids, starts = self.last_tokens[slots, None], self.starts[slots]
+        logits = self.decoder.forward(self.cache, ids, starts, slots, 0, self.end, self.cache.columns)
+        self.end += 1
+        self._sample(slots, logits)
+
+    def _sample(self, slots: slice, logits: torch.Tensor) -> None:
+        """Choose the next tokens of these slots, and mark rows that they finish."""
+        rows, num_generated, unfinished = self.rows[slots], self.num_generated[slots], ~self.finished[slots]
+        tokens = self.sampler(logits, rows, num_generated, None if self.contexts is None else self.contexts[rows])
+        self.last_tokens[slots] = tokens
+        column = torch.where(unfinished, num_generated, self.max_new_tokens)
+        self.output_ids[rows, column] = tokens
+        if self.logprobs is not None:
+            self.logprobs[rows, column] = token_logprobs(logits, tokens)
+        if self.contexts is not None:
+            self.contexts[rows, column] = tokens
+        num_generated += unfinished
+        self.finished[slots] |= torch.isin(tokens, self.decoder.stops) | (num_generated >= self.max_new_tokens)
+        if self.decoder.stop_strings is not None:
+            self.tails[rows] = tails = torch.cat([self.tails[rows, 1:], tokens[:, None]], dim=1)
+            self.stopped[rows] |= (ended := self.decoder.stop_strings(tails) & unfinished)
+            self.finished[slots] |= ended
+
+    def _contexts(self) -> torch.Tensor:
+        """Per row, its new tokens and its prompt [rows, columns], filled up with a token of the prompt: what counts is
+        which tokens there are. New tokens are written over that.
+        """
+        longest = max(map(len, self.prompts))
+        filled = [[p[0]] * (self.max_new_tokens + 1) + list(p) + [p[0]] * (longest - len(p)) for p in self.prompts]
+        return torch.tensor(filled, device=self.decoder.device)
+
+    def _tails(self) -> torch.Tensor:
+        """The last tokens of every row's prompt, as stop strings need them."""
+        strings = self.decoder.stop_strings
+        tails = [[] if strings is None else strings.tail(p, ()) for p in self.prompts]
+        return torch.tensor(tails, dtype=torch.long, device=self.decoder.device)
+
+    def _compact(self) -> None:
+        """Drop the columns that no active row uses, but keep room for the prompts that wait."""
+        longest = max((len(self.prompts[n]) for n in self.waiting[:1]), default=0)
+        end = max(self.end - self.first, longest)
+        shift = self.end - end
+        self.cache.compact(end + _SPARE_COLUMNS, self.num_active, self.first, self.end, to=self.first - shift)
+        self.first, self.end = self.first - shift, end
+        self.starts -= shift
+
+    # --- finished rows ------------------------------------------------------------------------------------------------
+
+    def release(self) -> list[FinishedRow]:
+        """Remove the finished rows; the last of the others move to their slots. Raises NotFiniteError."""
+        if not self.sampler.sound:
+            raise NotFiniteError(NOT_FINITE)
+        finished = self.finished[: self.num_active].tolist()
+        if not any(finished):
+            return []
+        freed = [n for n in range(self.num_active) if finished[n]]
+        out = self._completions(freed)
+        left = self.num_active - len(freed)
+        targets = torch.tensor([n for n in freed if n < left], dtype=torch.long)
+        sources = torch.tensor([n for n in range(left, self.num_active) if not finished[n]], dtype=torch.long)
+        if len(targets):
+            self.cache.move(sources, targets, self.first, self.end)
+            for state in (self.rows, self.starts, self.num_generated, self.last_tokens, self.finished):
+                state[targets] = state[sources]
+        self.num_active = left
+        if left:
+            self.first = int(self.starts[:left].min())
+            self.select_rows(self.rows[:left])
+        return out
+
+    def _completions(self, slots: list[int]) -> list[FinishedRow]:
+        rows, lengths = self.rows[slots].tolist(), self.num_generated[slots].tolist()
+        ids = self.output_ids[rows].tolist()
+        logprobs = self.logprobs[rows].tolist() if self.logprobs is not None else [None] * len(rows)
+        stopped = self.stopped[rows].tolist()
+        return [
+            FinishedRow(row, i[:length], p and p[:length], stop)
+            for row, length, i, p, stop in zip(rows, lengths, ids, logprobs, stopped, strict=True)
+        ]
+
+
+def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with."""
+    low, high = min(map(tuple, prompts)), max(map(tuple, prompts))  # what these two share, all share
+    return next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))

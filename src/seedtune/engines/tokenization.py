@@ -1,0 +1,195 @@
+"""From text to tokens and back: prompts are encoded, completions decoded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import ConfigError, DataError
+from .base import Completion, Prompt
+from .messages import ChatTemplate
+from .specs import ModelSpec
+from .stop_strings import StopStrings
+
+log = logging.getLogger(__name__)
+
+
+def tokenizer_of(processing_class: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer that a user gave, or that of the processor (of a multimodal model). Raises ConfigError."""
+    tokenizer = processing_class
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        tokenizer = getattr(processing_class, "tokenizer", None)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ConfigError(
+            f"processing_class is a tokenizer (or a processor that has one), not a {type(processing_class).__name__}: "
+            "give AutoTokenizer.from_pretrained(...)."
+        )
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = getattr(processing_class, "chat_template", None)
+    return tokenizer
+
+
+class Texts:
+    """A tokenizer, with the tokens that end a completion and the model's context length (None: unknown), which messages
+    call `limit`.
+
+    A completion ends at any token that the model's generation configuration, the tokenizer (its EOS) or the chat
+    template (its end of turn) names: after fine-tuning they often differ; and at a stop string. `remarks` are what the
+    user should know. Raises ConfigError for stop strings that the tokenizer cannot write.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        *,
+        context: int | None = None,
+        limit: str = "the model's context",
+        skip_special_tokens: bool = True,
+        stop_strings: Sequence[str] = (),
+        max_prompt_length: int | None = None,
+    ) -> None:
+        self.tokenizer, self._limit = tokenizer, limit
+        self.context = context or context_length(model)
+        self.skip_special_tokens = skip_special_tokens
+        self._chat_template = ChatTemplate(tokenizer, chat_template_kwargs or {})
+        self.num_embeddings = _num_embeddings(model)
+        self.remarks: list[str] = []
+        self.stops = self._find_stops(model)
+        self.pad = self._find_pad()
+        self.max_prompt_length = max_prompt_length
+        self.stop_strings = StopStrings(tokenizer, stop_strings) if stop_strings else None
+
+    def _find_stops(self, model: PreTrainedModel) -> set[int]:
+        named = {
+            "the generation configuration": _ids(getattr(model.generation_config, "eos_token_id", None)),
+            "the tokenizer": _ids(self.tokenizer.eos_token_id),
+            "the chat template": _ids(self._chat_template.end_of_turn()),
+        }
+        known = {who: {n for n in ids if n < self.num_embeddings} for who, ids in named.items()}
+        stops: set[int] = set().union(*known.values())
+        if not stops:
+            self.remarks.append("knows no token that ends a completion: all are cut off at max_completion_length")
+        elif any(known.values()) and stops != known["the generation configuration"]:
+            told = [f"{self._names(ids)} ({who})" for who, ids in known.items() if ids]
+            self.remarks.append(f"ends completions at {', '.join(dict.fromkeys(told))}")
+        return stops
+
+    def _find_pad(self) -> int:
+        pad, instead = self.tokenizer.pad_token_id, min(self.stops, default=0)
+        if pad is None:
+            return instead
+        if not 0 <= pad < self.num_embeddings:
+            self.remarks.append(
+                f"pads with token {instead}, as the tokenizer's pad token ({pad}) is not among the "
+                f"{self.num_embeddings} that the model has"
+            )
+            return instead
+        return int(pad)
+
+    def _names(self, ids: set[int]) -> str:
+        return " and ".join(str(name) for name in self.tokenizer.convert_ids_to_tokens(sorted(ids)))
+
+    def encode(self, prompts: Sequence[Any], max_completion_length: int, *, truncate: bool = False) -> list[Prompt]:
+        """Tokenize text as it is, and messages by the chat template, with the generation prompt; an assistant message
+        at their end is continued.
+
+        Of prompts longer than `max_prompt_length`, the last tokens are kept, as TRL did; a note says so. Raises
+        DataError for a prompt that the template refuses, that holds what the model has no token for, or that does not
+        fit the context, unless `truncate` shortens it.
+        """
+        encoded, cut = [], 0
+        for number, content in enumerate(prompts, 1):
+            try:
+                ids = self._encode(content)
+            except DataError as e:
+                raise DataError(f"prompt {number}: {e}") from e
+            if not truncate and self.max_prompt_length is not None and len(ids) > self.max_prompt_length:
+                ids, cut = ids[-self.max_prompt_length :], cut + 1
+            if truncate and self.context is not None:
+                ids = ids[: self.context - max_completion_length]
+            if self.context is not None and len(ids) + max_completion_length > self.context:
+                raise DataError(
+                    f"prompt {number} has {len(ids)} tokens; with max_completion_length {max_completion_length} that "
+                    f"is more than {self._limit} of {self.context}. Shorten the prompt or the completion.\n"
+                    f"  {str(content)[:100]!r}"
+                )
+            if not ids:
+                raise DataError(f"prompt {number} is empty, and the model has no token to begin with: {content!r}")
+            encoded.append(Prompt(content, tuple(ids)))
+        if cut:
+            log.warning(
+                f"{cut} of {len(prompts)} prompts have more than {self.max_prompt_length} tokens (max_prompt_length): "
+                "only their last ones are read, so what they begin with is missing."
+            )
+        return encoded
+
+    def _encode(self, content: Any) -> list[int]:
+        conversational = not isinstance(content, str)
+        text = self._chat_template.render(content) if conversational else content
+        try:
+            text.encode()
+        except UnicodeEncodeError as e:
+            raise DataError(
+                f"half of a surrogate pair ({text[e.start]!r}) stands at character {e.start}, which is no text: "
+                "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') joins or replaces such halves.\n"
+                f"  {text[max(0, e.start - 40) : e.start + 40]!r}"
+            ) from None
+        ids: list[int] = self.tokenizer(text, add_special_tokens=not conversational)["input_ids"]
+        if (beyond := max(ids, default=0)) >= self.num_embeddings:
+            raise DataError(
+                f"token {beyond} ({self.tokenizer.convert_ids_to_tokens(beyond)!r}) is not among the "
+                f"{self.num_embeddings} that the model has: give the model's own tokenizer, or add rows with "
+                "model.resize_token_embeddings(len(tokenizer))."
+            )
+        return ids
+
+    def completion(
+        self, ids: Sequence[int], logprobs: Sequence[float] | None = None, *, stopped: bool = False
+    ) -> Completion:
+        """The completion up to the first stop token; without one, it was cut off, unless a stop string ended it
+        (`stopped`), which is part of it.
+        """
+        end = next((n for n, token in enumerate(ids) if token in self.stops), None)
+        kept = list(ids[:end])
+        kept_logprobs = None if logprobs is None else tuple(logprobs[:end])
+        stop = None if end is None else int(ids[end])
+        cut = end is None and not stopped
+        return Completion(tuple(kept), self._decode(kept), truncated=cut, logprobs=kept_logprobs, stop=stop)
+
+    def _decode(self, ids: list[int]) -> str:
+        try:
+            return str(self.tokenizer.decode(ids, skip_special_tokens=self.skip_special_tokens))
+        except (TypeError, IndexError, KeyError):  # the model has more tokens, which not every tokenizer skips
+            known = {*self.tokenizer.get_vocab().values()}
+            ids = [n for n in ids if n in known]
+            return str(self.tokenizer.decode(ids, skip_special_tokens=self.skip_special_tokens))
+
+
+def of_texts(spec: ModelSpec) -> dict[str, Any]:
+    """What `Texts` takes of a spec."""
+    names = ("skip_special_tokens", "stop_strings", "max_prompt_length")
+    return {name: getattr(spec, name) for name in names}
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """How many tokens the model attends to; None: it does not say, or there is no limit."""
+    found = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _num_embeddings(model: PreTrainedModel) -> int:
+    """How many tokens the model has."""
+    size: int = model.config.get_text_config().vocab_size
+    table = model.get_input_embeddings()
+    return int(getattr(table, "num_embeddings", None) or size)
+
+
+def _ids(value: Any) -> set[int]:
+    """Token ids, given as one, several or none."""
+    values = value if isinstance(value, Sequence) else [value]
+    return {int(n) for n in values if isinstance(n, int) and n >= 0}

@@ -1,0 +1,160 @@
+"""All that `seedtune eval` measures of one model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..data.prompts import PromptBatch, Prompts
+from ..engines.base import Engine, Sampling
+from ..errors import RewardError
+from ..es.population import CENTER
+from ..rewards.function import RewardFuncs, eval_functions, full_weights, reward_functions
+from ..rewards.scorer import Scorer
+from ..rollout.rollouts import Rollouts
+from ..rollout.runner import LocalExecutor, OnRows, RolloutRunner, RolloutSpec
+from . import statistics
+from .kl import divergence
+from .perplexity import perplexity
+from .statistics import Estimate, Floats
+
+
+def noop(*_: Any) -> None:
+    """For those who do not want to know."""
+
+
+@dataclass(frozen=True)
+class EvalSpec:
+    """Settings of an evaluation, by their names (see `ESConfig`). Besides greedy completions, `samples` per prompt are
+    drawn at `temperature`; a sample passes when its gold metric (the first function that is not a reward) is at least 1
+    or, where `success` is given, when its reward is at least that; `ks` are the k of pass@k.
+    """
+
+    max_completion_length: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    seed: int = 42
+    generation_batch_size: int | None = None
+    reward_weights: list[float] | None = None
+    reward_workers: int | None = None
+    reward_timeout: float = 60.0
+    reward_batch: str = "any"
+    samples: int = 0
+    ks: Sequence[int] = ()
+    success: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Estimates by name, and rows of the greedy and of the sampled completions."""
+
+    estimates: dict[str, Estimate]
+    greedy: list[dict[str, Any]]
+    sampled: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        metrics = {name: e.to_json() for name, e in self.estimates.items()}
+        return {"metrics": metrics, "completions": self.greedy, "samples": self.sampled}
+
+
+def evaluate(
+    engine: Engine,
+    spec: EvalSpec,
+    rows: Any,
+    reward_funcs: RewardFuncs,
+    eval_funcs: RewardFuncs | None = None,
+    *,
+    base: Engine | None = None,
+    on_rows: OnRows = noop,
+    on_stage: Callable[[str], None] = noop,
+) -> Evaluation:
+    """Rewards and gold metrics of greedy completions with intervals over prompts; with `spec.samples`, the same of
+    samples, pass@k, and KL from `base` (an engine that holds it; None: no KL); perplexity of the probe.
+
+    Raises ConfigError, DataError or RewardError, as training does.
+    """
+    rewards = reward_functions(reward_funcs)
+    gold_metrics = eval_functions(eval_funcs, rewards)
+    if not rewards:
+        raise RewardError("reward_funcs is empty: there is nothing to measure. Give at least one function.")
+    weights = full_weights(spec.reward_weights, rewards)
+    prompts = Prompts(rows, rows, None)
+    prompts.check_columns(rewards, gold_metrics)
+    longest = prompts.encode(engine, spec.max_completion_length)
+    at_once = spec.generation_batch_size or engine.rows_that_fit(longest)
+    sampling = Sampling(
+        spec.max_completion_length,
+        spec.temperature,
+        spec.top_p,
+        spec.top_k,
+        rows_at_once=at_once,
+        min_p=spec.min_p,
+        repetition_penalty=spec.repetition_penalty,
+    )
+    greedy_sampling = dataclasses.replace(sampling, temperature=0.0)
+
+    def rollout(batch: PromptBatch, sampling: Sampling) -> Rollouts:
+        how = RolloutSpec(sampling, 2 * at_once, spec.seed, reward_batch=spec.reward_batch)
+        runner = RolloutRunner(LocalExecutor(engine), how, mixes_members=engine.mixes_members)
+        return runner.run([CENTER], batch, scorer, 0, {"global_step": 0, "max_steps": 0}, on_rows)
+
+    sampled_rows: list[dict[str, Any]] = []
+    with Scorer([*rewards, *gold_metrics], workers=spec.reward_workers, timeout=spec.reward_timeout) as scorer:
+        on_stage("greedy completions")
+        batch = prompts.evaluation()
+        greedy = rollout(batch, greedy_sampling)
+        found = _means(greedy, weights, 1, "")
+        if spec.samples:
+            on_stage(f"{spec.samples} samples per prompt")
+            repeated = batch.repeat(spec.samples)
+            sampled = rollout(repeated, sampling)
+            sampled_rows = sampled.rows(weights)
+            found |= _means(sampled, weights, spec.samples, "sampled/")
+            found |= _passes(sampled, weights, spec)
+            if base is not None and sampling.is_models_own:
+                on_stage("KL from the base model")
+                drawn = [completion for _, _, completion in sampled.answered()]
+                found["kl"] = divergence(engine, repeated.prompts, drawn, spec.temperature, base)
+    on_stage("the probe")
+    found["probe/perplexity"] = Estimate(perplexity(engine), float("nan"), 1)
+    engine.restore()
+    return Evaluation(found, greedy.rows(weights), sampled_rows)
+
+
+def _means(rollouts: Rollouts, weights: Sequence[float], samples: int, prefix: str) -> dict[str, Estimate]:
+    """Means over prompts of the means over a prompt's samples: prompts are the independent values."""
+
+    def over_prompts(values: Floats) -> Estimate:
+        with np.errstate(invalid="ignore"):
+            per_prompt = [row[~np.isnan(row)].mean() if (~np.isnan(row)).any() else np.nan
+                          for row in values.reshape(-1, samples)]  # fmt: skip
+        return statistics.mean(per_prompt)
+
+    found = {"reward": over_prompts(rollouts.total_M_P(weights)[0])}
+    alone = len(weights) == 1  # then it is the reward
+    for name, rewards_M_P in list(zip(rollouts.names, rollouts.rewards_F_M_P, strict=True))[alone:]:
+        found[f"rewards/{name}" if name in ("reward", "length") else name] = over_prompts(rewards_M_P[0])
+    tokens = np.array([len(completion.ids) for _, _, completion in rollouts.answered()], dtype=np.float64)
+    found["length"] = over_prompts(tokens)
+    return {prefix + name: estimate for name, estimate in found.items()}
+
+
+def _passes(rollouts: Rollouts, weights: Sequence[float], spec: EvalSpec) -> dict[str, Estimate]:
+    """pass@k, where it is known what passes."""
+    gold = rollouts.rewards_F_M_P[len(weights) :, 0]
+    if spec.success is not None:
+        right = rollouts.total_M_P(weights)[0] >= spec.success
+    elif len(gold):
+        right = gold[0] >= 1
+    else:
+        return {}
+    counts = right.reshape(-1, spec.samples).sum(axis=1)
+    ks = [k for k in spec.ks if k <= spec.samples]
+    return {f"pass@{k}": statistics.mean([statistics.pass_at_k(spec.samples, int(c), k) for c in counts]) for k in ks}

@@ -1,1 +1,0 @@
-"""Replicas at work: the plan of an iteration, and who carries it out."""

@@ -1,0 +1,274 @@
+"""Reward functions: what they are called, and whether they can be called with the columns of a dataset."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures._base
+import dataclasses
+import inspect
+import math
+import traceback
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Any, NoReturn
+
+from ..errors import ConfigError, RewardError
+from ..tasks.base import text_of
+from ..utils.paths import AnyPath, path_text
+from . import event_loop
+from .lookup import resolve
+from .metric_names import EVALUATION, check_column, check_metric
+from .returned import NotRewards, number, rewards_of, shown
+from .trainer_state import TrainerState
+
+#: What every reward function is given besides the dataset's columns; TRL's names.
+GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+
+#: Columns that TRL does not pass on.
+NOT_GIVEN = ("prompt", "completion", "completion_ids")
+
+#: What a reward function may raise: SystemExit and a cancelled task end it, not the run.
+_RAISED = (Exception, SystemExit, asyncio.CancelledError)
+#: Files whose frames are not the user's.
+_OURS = {__file__, event_loop.__file__, concurrent.futures._base.__file__}
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward function: a callable, or its name (`name`, `package.module.function`, `file.py:function`)."""
+
+    source: str | Callable[..., Any]
+    #: What it is called in metrics, where its own name is another's already.
+    label: str = ""
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        return resolve(self.source) if isinstance(self.source, str) else self.source
+
+    @property
+    def name(self) -> str:
+        """Its label, or its own name; of a partial, the function's; of an object without a name, the class's (TRL)."""
+        function = self.function
+        while isinstance(function, partial):
+            function = function.func
+        return self.label or str(getattr(function, "__name__", None) or type(function).__name__)
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Raise RewardError when the function requires a column that the dataset does not have."""
+        taken = [c for c in columns if c in GIVEN and c not in NOT_GIVEN]
+        if taken:
+            raise RewardError(
+                f"the dataset has a column {taken[0]!r}, a name that the trainer gives to reward functions: rename it."
+            )
+        try:
+            parameters = inspect.signature(self.function).parameters.values()
+        except (TypeError, ValueError):
+            return
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        missing = [p.name for p in named if p.default is p.empty and p.name not in (*columns, *GIVEN)]
+        if missing:
+            raise RewardError(
+                f"reward function {self.name!r} requires {missing[0]!r}, which the dataset lacks; its columns are: "
+                f"{', '.join(columns)}. Add the column, or give the parameter a default."
+            )
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            unwanted = [c for c in (*columns, *GIVEN) if c not in {*NOT_GIVEN, *(p.name for p in named)}]
+            if unwanted:
+                raise RewardError(
+                    f"reward function {self.name!r} is called with every column and {', '.join(GIVEN)}, as in TRL, "
+                    f"but does not take {unwanted[0]!r}: add **kwargs to its parameters."
+                )
+
+
+RewardFunc = AnyPath | Callable[..., Any]
+RewardFuncs = RewardFunc | Sequence[RewardFunc]
+
+
+def reward_functions(funcs: RewardFuncs | None) -> list[Reward]:
+    """Reward functions, each found and callable, and each with a name of its own: `score`, `score_2`, in the order
+    given. Raises RewardError.
+    """
+    return _told_apart(_found(funcs), ())
+
+
+def eval_functions(funcs: RewardFuncs | None, rewards: Sequence[Reward]) -> list[Reward]:
+    """Functions that are measured on the center beside `rewards`, each with a name of its own, which no metric of an
+    evaluation has. One that is a reward as well is called as there. Raises RewardError.
+    """
+    same = {id(reward.function): reward.name for reward in rewards if reward.name not in EVALUATION}
+    found = [dataclasses.replace(r, label=same.get(id(r.function), "")) for r in _found(funcs)]
+    return _told_apart(found, {*EVALUATION, *(reward.name for reward in rewards)})
+
+
+def _found(funcs: RewardFuncs | None) -> list[Reward]:
+    funcs = path_text(funcs)
+    if not (funcs is None or isinstance(funcs, Iterable) or callable(funcs)):
+        raise RewardError(f"reward functions are a function or a list of functions; got {funcs!r}.")
+    given = [funcs] if isinstance(funcs, str) or callable(funcs) else list(funcs or [])
+    found = [Reward(path_text(f)) for f in given]
+    for reward in found:
+        if not callable(reward.function):
+            raise RewardError(f"a reward function is a callable, or a text that names one; got {reward.source!r}.")
+    return found
+
+
+def _told_apart(rewards: Sequence[Reward], taken: Collection[str]) -> list[Reward]:
+    """The first of a name keeps it; others get the lowest number that makes a name which none has. Labels may be of
+    those `taken`.
+    """
+    avoided = {*taken, *(reward.name for reward in rewards)}
+    made: dict[str, Reward] = {}
+    for reward in rewards:
+        name = reward.name
+        if name in made or (name in taken and not reward.label):
+            number = next(n for n in count(2) if f"{name}_{n}" not in avoided)
+            reward = dataclasses.replace(reward, label=f"{name}_{number}")
+            avoided.add(reward.name)
+        made[reward.name] = reward
+    return list(made.values())
+
+
+def full_weights(weights: Sequence[float] | None, rewards: Sequence[Reward]) -> list[float]:
+    """One weight per reward function; none given: 1 each. Raises ConfigError."""
+    if weights and len(weights) != len(rewards):
+        raise ConfigError(f"reward_weights has {len(weights)} numbers for {len(rewards)} reward functions.")
+    return list(weights) if weights else [1.0] * len(rewards)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Completions to score together. Columns hold one value per completion; `state`: fields of `trainer_state`."""
+
+    prompts: list[Any]
+    completions: list[Any]
+    completion_ids: list[list[int]]
+    columns: Mapping[str, list[Any]]
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+    def row(self, n: int) -> Batch:
+        columns = {name: [values[n]] for name, values in self.columns.items()}
+        return Batch([self.prompts[n]], [self.completions[n]], [self.completion_ids[n]], columns, self.state)
+
+
+@dataclass
+class Scores:
+    """What one reward function returned for a batch: per completion a number or None; and what it logged."""
+
+    rewards: list[float | None]
+    extra: dict[str, list[Any]] = field(default_factory=dict)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+
+
+def call(reward: Reward, batch: Batch) -> Scores:
+    """Call one reward function by keyword, as TRL does, and check what it returns.
+
+    Raises RewardError, with the prompt, the completion and the traceback, when it raises or returns anything but one
+    finite number or None per completion, or when it logs what it may not.
+    """
+    return call_all([reward], batch)[0]
+
+
+def call_all(rewards: Sequence[Reward], batch: Batch) -> list[Scores]:
+    """Call one after another; asynchronous ones run meanwhile, all at once (as in TRL). Raises RewardError."""
+    names = [reward.name for reward in rewards]
+    started = [_Call(reward, batch, names) for reward in rewards]
+    return [one.scores() for one in started]
+
+
+class _Call:
+    """One function at work on a batch, from when this is made."""
+
+    def __init__(self, reward: Reward, batch: Batch, names: Collection[str]) -> None:
+        self.reward, self.batch, self.names = reward, batch, names
+        self._logged = Scores([])
+        self._refused: ValueError | None = None
+        try:
+            returned = reward.function(
+                prompts=batch.prompts,
+                completions=batch.completions,
+                completion_ids=batch.completion_ids,
+                trainer_state=TrainerState.of(batch.state),
+                log_extra=self.log_extra,
+                log_metric=self.log_metric,
+                **batch.columns,
+            )
+            self.is_async = inspect.isawaitable(returned)
+            self._wait = event_loop.start(returned) if self.is_async else lambda: returned
+        except _RAISED as e:
+            raise self._error(e) from None
+
+    def scores(self) -> Scores:
+        """When it is done. Raises RewardError."""
+        count = len(self.batch.completions)
+        try:
+            self._logged.rewards = rewards_of(self._wait(), count)
+        except NotRewards as e:
+            where = "" if e.row is None else f"\n{_where(self.batch, e.row)}"
+            raise RewardError(f"reward function {self.reward.name!r} {e}{where}") from None
+        except _RAISED as e:
+            raise self._error(e) from None
+        if self._refused:  # and the function went on
+            raise self._error(self._refused)
+        for column, values in self._logged.extra.items():
+            if len(values) != count:
+                raise RewardError(
+                    f"reward function {self.reward.name!r} gave log_extra({column!r}, ...) {len(values)} values for "
+                    f"{count} completions: it takes one for each, in the same order."
+                )
+        return self._logged
+
+    def log_extra(self, column: str, values: Sequence[Any]) -> None:
+        """A column of completions/: one value per completion."""
+        self._check(check_column, column)
+        if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+            self._refuse(f"log_extra({column!r}, {shown(values)}): give a list, with one value per completion")
+        self._logged.extra.setdefault(column, []).extend(values)
+
+    def log_metric(self, name: str, value: float) -> None:
+        """A metric: its mean over the calls of an iteration, or of an evaluation, is logged."""
+        self._check(check_metric, name)
+        if not math.isfinite(known := number(value)):
+            self._refuse(f"log_metric({name!r}, {shown(value)}): a metric must be a finite number")
+        self._logged.metrics.setdefault(name, []).append(known)
+
+    def _check(self, check: Callable[[object, Collection[str]], None], name: object) -> None:
+        try:
+            check(name, self.names)
+        except ValueError as e:
+            self._refuse(str(e))
+
+    def _refuse(self, why: str) -> NoReturn:
+        self._refused = ValueError(why)
+        raise self._refused
+
+    def _error(self, error: BaseException) -> RewardError:
+        """For a function that raised: it is called again per row, to show the completion that it fails on."""
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename not in _OURS]
+        trace = "".join(traceback.format_list(frames)) + f"{type(error).__name__}: {error}"
+        return RewardError(
+            f"reward function {self.reward.name!r} raised {type(error).__name__}: {error}\n"
+            f"{_where(self.batch, self._culprit())}\n{trace}\n"
+            "Rewards are never silently zeroed: fix the function, or return None for completions it cannot score."
+        )
+
+    def _culprit(self) -> int:
+        if len(self.batch.completions) == 1 or self._refused or _is_async(self.reward.function):
+            return 0
+        for n in range(len(self.batch.completions)):
+            try:
+                call(self.reward, self.batch.row(n))
+            except RewardError:
+                return n
+        return 0
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    while isinstance(function, partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _where(batch: Batch, n: int) -> str:
+    return f"  prompt:     {shown(text_of(batch.prompts[n]))}\n  completion: {shown(text_of(batch.completions[n]))}"

@@ -1,0 +1,73 @@
+"""Reward functions, pickled for another process or another machine."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import cloudpickle
+
+from ..errors import RewardError
+from .function import Reward
+
+
+@dataclass(frozen=True)
+class Functions:
+    """Names of reward functions, and the pickled functions."""
+
+    names: tuple[str, ...]
+    pickled: bytes
+
+    @staticmethod
+    def of(rewards: Sequence[Reward]) -> Functions:
+        """Raises RewardError for one that cannot be pickled."""
+        try:
+            return Functions(tuple(r.name for r in rewards), cloudpickle.dumps(list(rewards)))
+        except Exception as e:
+            raise RewardError(
+                f"the reward functions cannot be sent to a scoring process: {e}\n"
+                "Set reward_workers: 0 to call them in this process (then without a time limit)."
+            ) from None
+
+    @cached_property
+    def key(self) -> str:
+        """A short hash, to refer to functions that were sent before."""
+        return hashlib.sha256(self.pickled).hexdigest()[:16]
+
+
+@lru_cache(maxsize=4)
+def load(pickled: bytes) -> list[Reward]:
+    """Unpickle, in the process that calls them; bytes must come from this run. Raises RewardError."""
+    try:
+        return cloudpickle.loads(pickled)  # type: ignore[no-any-return]
+    except Exception as e:
+        raise RewardError(
+            f"the reward functions cannot be loaded in a scoring process: {type(e).__name__}: {e}. What they import "
+            "must be installed on every node."
+        ) from e
+
+
+def by_value(rewards: Sequence[Reward]) -> list[Reward]:
+    """The user's own functions, pickled with the code of their modules, which other nodes may lack; others by name."""
+    return [replace(reward, source=reward.function) if _is_own(reward) else reward for reward in rewards]
+
+
+def _is_own(reward: Reward) -> bool:
+    """Whether a function is the user's own: not of an installed package. Its module is then pickled, too."""
+    function = reward.function
+    while inner := getattr(function, "func", None) or getattr(function, "__wrapped__", None):
+        function = inner  # of a partial, of a decorated function
+    module = sys.modules.get(getattr(function, "__module__", None) or type(function).__module__)
+    file = getattr(module, "__file__", None)
+    installed = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib", "stdlib")}
+    if module is None or file is None or module.__name__.split(".")[0] == "seedtune":
+        return False
+    if any(place in Path(file).resolve().parents for place in installed):
+        return False
+    cloudpickle.register_pickle_by_value(module)
+    return True

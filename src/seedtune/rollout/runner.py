@@ -1,0 +1,163 @@
+"""A rollout: every member completes its prompts, in the chunks of the plan, and rewards are computed meanwhile. An
+executor has the chunks decoded, here or elsewhere; results do not depend on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..data.prompts import PromptBatch
+from ..engines.base import Completion, Generator, Prompt, Sampling
+from ..es.population import CENTER, Member, assign_prompts
+from ..rewards.scorer import Scorer
+from .chunks import Chunk, ChunkTask, EvalContext, make_chunks
+from .collector import ChunkOutput, RolloutCollector
+from .rollouts import Clock, Rollouts
+
+#: Rows done, rows in all, and new tokens since the last call.
+OnRows = Callable[[int, int, int], None]
+#: The number of a chunk, and rows of it that have ended.
+OnChunkOutput = Callable[[int, ChunkOutput], None]
+#: Whether a rollout may end without these chunks.
+MayDrop = Callable[[set[int]], bool]
+
+
+@dataclass(frozen=True)
+class RolloutSpec:
+    """How to decode, how many rows a chunk has at most, the run's seed, how many prompts a member answers (None: all of
+    the batch), and what reward functions are called with (see `RolloutCollector`).
+    """
+
+    sampling: Sampling
+    chunk_size: int
+    seed: int
+    prompts_per_member: int | None = None
+    reward_batch: str = "any"
+
+
+class Interrupted(Exception):
+    """The user asked to stop before the iteration was finished. The center is as the last update left it."""
+
+
+@dataclass
+class UnscoredSamples:
+    """Completions of the center that are drawn at temperature 1 and not scored. They are decoded with the last chunk of
+    an evaluation of the center: a small batch costs almost as much as one twice as large.
+    """
+
+    prompts: Sequence[Prompt]
+    completions: dict[int, Completion] = field(default_factory=dict)
+
+    def take(self, ended: Mapping[int, Completion], first: int) -> dict[int, Completion]:
+        """Keep those of the rows from `first` on; returns the others."""
+        self.completions |= {n - first: completion for n, completion in ended.items() if n >= first}
+        return {n: completion for n, completion in ended.items() if n < first}
+
+
+@dataclass(frozen=True)
+class RolloutJob:
+    """Chunks to decode, and what to call meanwhile: `on_chunk` after the last completions of each."""
+
+    tasks: Sequence[ChunkTask]
+    on_output: OnChunkOutput
+    on_chunk: Callable[[], None]
+    may_drop: MayDrop
+    clock: Clock = field(default_factory=Clock)
+
+
+class ChunkExecutor(Protocol):
+    """Decodes chunks: one engine, or many replicas."""
+
+    def execute(self, job: RolloutJob) -> set[int]:
+        """Have every chunk decoded; returns the numbers of those that were dropped."""
+
+
+class LocalExecutor:
+    """Decodes one chunk after another on an engine."""
+
+    def __init__(self, generator: Generator) -> None:
+        self.generator = generator
+
+    def execute(self, job: RolloutJob) -> set[int]:
+        for number, task in enumerate(job.tasks):
+
+            def on_completions(rows: Mapping[int, Completion], number: int = number) -> None:
+                job.on_output(number, ChunkOutput(rows))
+
+            with job.clock.measure("perturb"):
+                self.generator.set_members(task.members)
+            with job.clock.measure("generate"):
+                self.generator.generate(task.prompts, task.sampling, task.seed, on_completions)
+                job.on_chunk()
+        with job.clock.measure("perturb"):
+            self.generator.restore()
+        return set()
+
+
+class RolloutRunner:
+    """Plans rollouts, has an executor decode them, and collects what comes back.
+
+    `should_stop` is called while decoding; when it returns True, `Interrupted` is raised. `max_dropped_members` may be
+    left out of an iteration, where there are slow replicas to leave behind.
+    """
+
+    def __init__(
+        self, executor: ChunkExecutor, spec: RolloutSpec, *, mixes_members: bool, max_dropped_members: int = 0
+    ) -> None:
+        self.executor, self.spec, self.mixes_members = executor, spec, mixes_members
+        self.max_dropped_members = max_dropped_members
+        self.should_stop: Callable[[], bool] = lambda: False
+
+    def plan(self, members: Sequence[Member], batch: PromptBatch, iteration: int) -> list[Chunk]:
+        """The chunks of a rollout."""
+        spec = self.spec
+        assignment = assign_prompts(members, len(batch.prompts), spec.prompts_per_member)
+        return make_chunks(assignment, batch, spec.chunk_size, spec.seed, iteration, mixed=self.mixes_members)
+
+    def run(
+        self,
+        members: Sequence[Member],
+        batch: PromptBatch,
+        scorer: Scorer,
+        iteration: int,
+        state: Mapping[str, Any],
+        on_rows: OnRows,
+        unscored: UnscoredSamples | None = None,
+    ) -> Rollouts:
+        """Every member completes its prompts of the batch; completions are scored while others are decoded."""
+        plan = self.plan(members, batch, iteration)
+        collector = RolloutCollector(batch, scorer, state, plan, self.spec.reward_batch)
+        functions = scorer.functions if scorer.on_replicas else None
+        context = EvalContext(batch, self.spec.sampling, state, functions, scorer.timeout)
+        tasks = [_task(chunk, members, context, unscored if chunk is plan[-1] else None) for chunk in plan]
+
+        def on_output(number: int, output: ChunkOutput) -> None:
+            if self.should_stop():
+                raise Interrupted
+            chunk = plan[number]
+            if unscored and chunk is plan[-1]:
+                output = ChunkOutput(unscored.take(output.rows, len(chunk.rows)), output.scores)
+            collector.ended(number, chunk, output)
+            on_rows(collector.done, collector.count, sum(len(c.ids) for c in output.rows.values()))
+
+        def missing(dropped: set[int]) -> set[int]:
+            return {m for n in dropped for m in plan[n].members}
+
+        most = min(self.max_dropped_members, len(members) - 2)
+        job = RolloutJob(tasks, on_output, collector.score, lambda dropped: len(missing(dropped)) <= most)
+        dropped = self.executor.execute(job)
+        with job.clock.measure("score"):
+            batches, scores = collector.gather(missing(dropped))
+        return Rollouts.collect(members, batch, scorer.names, batches, scores, job.clock.seconds, missing(dropped))
+
+
+def _task(chunk: Chunk, members: Sequence[Member], context: EvalContext, unscored: UnscoredSamples | None) -> ChunkTask:
+    prompts, who = [context.batch.prompts[n] for n in chunk.rows], [members[m] for m in chunk.members]
+    sampling = context.sampling
+    if unscored:
+        sampling = dataclasses.replace(sampling, first_sampled_row=len(prompts))
+        who, prompts = [*who, *([CENTER] * len(unscored.prompts))], [*prompts, *unscored.prompts]
+    return ChunkTask(tuple(who), tuple(prompts), sampling, chunk.seed, chunk.rows, context)

@@ -1,0 +1,111 @@
+"""How far noise moves members' behavior: KL(member || center), the mean over the tokens of the center's own greedy
+completions, is how differently a member would write. It grows about like sigma squared. `sigma: auto` is where it
+reaches `TARGET`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..engines.base import Completion, Engine, Prompt, Sampling
+from ..errors import ConfigError
+from ..es.population import CENTER, Population
+
+log = logging.getLogger(__name__)
+
+#: Nats per token: between the 0.15 (rank 1) and the 0.28 (full rank) at the sigmas that learned best (LOG.md).
+TARGET = 0.2
+#: Coarse steps, from below; then the interval in which the target lies is narrowed so many times.
+SIGMAS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+_NARROWED = 2
+_MEMBERS, _PROMPTS, _TOKENS = 4, 4, 32
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """KL per token at each measured sigma, in the order of sigma, and the sigma at which it is `target`. `follows`:
+    sigma is measured again during the run (runs of 0.1.0 did not).
+    """
+
+    sigmas: tuple[float, ...]
+    divergences: tuple[float, ...]
+    target: float
+    sigma: float
+    follows: bool = True
+
+    def lines(self) -> list[str]:
+        """A small table."""
+        rows = [f"  {s:<8g} {kl:10.4f}" for s, kl in zip(self.sigmas, self.divergences, strict=True)]
+        return ["  sigma    KL per token", *rows, f"  sigma {self.sigma:g} is where KL is {self.target:g}."]
+
+
+def center_texts(
+    engine: Engine, prompts: Sequence[Prompt], max_completion_length: int
+) -> tuple[list[Prompt], list[Completion]]:
+    """A few prompts and the beginnings of the center's greedy completions."""
+    first = list(prompts[:_PROMPTS])
+    engine.set_members([CENTER] * len(first))
+    return first, engine.generate(first, Sampling(min(_TOKENS, max_completion_length)), 0)
+
+
+def member_kl(engine: Engine, prompts: Sequence[Prompt], max_completion_length: int, sigma: float) -> float:
+    """KL per token of members at a sigma from the center: members of iteration 0, which training never uses."""
+    first, completions = center_texts(engine, prompts, max_completion_length)
+    return _measure(engine, first, completions)(sigma)
+
+
+def _measure(engine: Engine, prompts: list[Prompt], completions: list[Completion]) -> Callable[[float], float]:
+    members = Population(_MEMBERS, antithetic=True).ask(0)
+
+    def at(sigma: float) -> float:
+        engine.set_sigma(sigma)
+        divergence = engine.divergence(members, prompts, completions)
+        engine.restore()
+        return divergence
+
+    return at if any(c.ids for c in completions) else lambda _: math.nan
+
+
+def calibrate(
+    engine: Engine, prompts: Sequence[Prompt], max_completion_length: int, on_stage: Callable[[str], None] = log.info
+) -> Calibration:
+    """Find sigma; `on_stage` hears what goes on. Raises ConfigError when no sigma will do."""
+    on_stage("sigma: auto: measuring how far noise moves what the model writes.")
+    at = _measure(engine, *center_texts(engine, prompts, max_completion_length))
+    found: dict[float, float] = {}
+
+    def measure(sigma: float) -> float:
+        divergence = at(sigma)
+        on_stage(f"  sigma {sigma:g}: members are {divergence:.3g} nats per token from the center")
+        return divergence
+
+    for sigma in SIGMAS:
+        found[sigma] = measure(sigma)
+        if found[sigma] >= TARGET and len(found) > 1:
+            break
+    for _ in range(_NARROWED):
+        sigma = _where(found, TARGET)
+        found[sigma] = measure(sigma)
+    sigmas = tuple(sorted(found))
+    return Calibration(sigmas, tuple(found[s] for s in sigmas), TARGET, _where(found, TARGET))
+
+
+def _where(found: dict[float, float], target: float) -> float:
+    """The sigma at which the divergence reaches the target, to three digits: on a line in log-log between the points
+    around it.
+    """
+    points = sorted(found.items())
+    below = [point for point in points if point[1] < target]
+    above = [point for point in points if point[1] >= target and below and point[0] > below[0][0]]
+    if not below or not above:
+        raise ConfigError(
+            f"sigma: auto finds no sigma at which members differ from the center by {target:g} nats per token "
+            f"(measured: {', '.join(f'{kl:.3g} at {s:g}' for s, kl in points)}). Set sigma yourself."
+        )
+    s1, kl1 = above[0]
+    s0, kl0 = [point for point in below if point[0] < s1][-1]
+    part = math.log(target / max(kl0, 1e-12)) / math.log(kl1 / max(kl0, 1e-12))
+    return float(f"{math.exp(math.log(s0) + part * math.log(s1 / s0)):.3g}")

@@ -1,0 +1,752 @@
+"""`ESTrainer`: TRL's shape, the paper's loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback, TrainerControl
+from transformers.trainer_callback import CallbackHandler
+
+from ..config.es_config import ESConfig
+from ..config.keys import checks_arguments, explain_arguments
+from ..config.values import OPERATORS, parse_rule
+from ..data import dataset
+from ..data.curriculum import Curriculum, CurriculumSpec
+from ..data.prompts import PromptBatch, Prompts
+from ..engines.base import Prompt
+from ..engines.hf.engine import HFEngine
+from ..engines.tokenization import tokenizer_of
+from ..errors import ConfigError, DataError, ModelError, NotFiniteError, RewardError, SeedtuneError
+from ..es import shaping, update
+from ..es.population import CENTER, Population
+from ..evaluation.drift import drift, unscored_samples
+from ..evaluation.hacking import hacking, same_answers
+from ..journal.folder import BEST
+from ..journal.record import Iteration
+from ..perturb.checks import FROZEN
+from ..report.progress import Progress, display
+from ..rewards.function import RewardFuncs, eval_functions, reward_functions
+from ..rewards.scorer import Scorer
+from ..rewards.trainer_state import Snapshot
+from ..rollout.rollouts import Rollouts, unique_prompts
+from ..rollout.runner import Interrupted, UnscoredSamples
+from ..utils.files import explain_disk, write_lines
+from ..utils.paths import AnyPath, local_path
+from ..utils.processes import check_alone
+from ..utils.signals import Interrupts
+from . import callbacks as hooks
+from . import factory
+from .best_center import BestCenter
+from .calibration import calibrate, center_texts, member_kl
+from .guard import HALF, MAX_RETURNS, Guard
+from .hub import Hub
+from .preflight import PROMPTS, Preflight, preflight
+from .reward_schedule import RewardSchedule
+from .run import Run
+from .step_control import StepControl, StepMeter
+
+log = logging.getLogger(__name__)
+
+#: Where steps are chosen, how far noise moves the center is measured again with evaluations, or after so many
+#: iterations where there are none in between. A mean of members' rewards is taken over so many iterations, at most.
+_FOLLOWED = 10
+#: Settings that the weights depend on and that are chosen where nobody sets them.
+_CHOSEN = ("generation_batch_size", "chunk_size", "learning_rate")
+
+
+_ALONE = (
+    "reward_batch: group: an evaluation has one completion per prompt, so that a reward which compares completions of "
+    "a prompt is the same for every center, and the base model would be handed back as the best. Set "
+    "metric_for_best_model to the metric of a function in eval_funcs, or load_best_model_at_end: false."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What `train` returns: iterations done, the last evaluation, why it ended, whether the user ended it, and the
+    iteration after which the center was best (0: the base model; None: it was never evaluated).
+    """
+
+    global_step: int
+    metrics: dict[str, float]
+    why: str
+    interrupted: bool
+    best_step: int | None = None
+
+
+class ESTrainer:
+    """Fine-tune a causal language model by Evolution Strategies.
+
+    `model` is a Hub id, a folder or a GGUF file (as text or path), `smollm2-135m-instruct`, or a transformers model.
+    `reward_funcs` are callables with TRL's signature, or texts (a built-in name, `package.module.function`,
+    `file.py:function`). Datasets are `datasets.Dataset`s or lists of dicts with a `prompt` column. `eval_funcs` look
+    like reward functions; they are measured on the center at evaluations and never optimized. `progress` is what is
+    shown; `Progress()` is silence.
+
+    Raises ConfigError, ModelError, DataError or RewardError before anything is written.
+    """
+
+    @checks_arguments(ESConfig)
+    def __init__(
+        self,
+        model: AnyPath | PreTrainedModel,
+        reward_funcs: RewardFuncs | None = None,
+        args: ESConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        callbacks: Sequence[hooks.Given] | hooks.Given | None = None,
+        *,
+        eval_funcs: RewardFuncs | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        args = args or ESConfig()
+        if not isinstance(args, ESConfig):
+            raise ConfigError(explain_arguments(ESConfig, args))
+        check_alone(args.fleet)
+        if train_dataset is None:
+            raise DataError("train_dataset is missing: give a datasets.Dataset or a list of dicts with a 'prompt'.")
+        how_many = (args.prompts_per_step, args.prompts_per_member, args.num_units)
+        self.prompts = Prompts(train_dataset, eval_dataset, *how_many)
+        if args.learning_rate == "auto" and len(self.prompts.train) < 2:
+            raise ConfigError(
+                "learning_rate: auto measures how reliable rewards are by comparing prompts, and the dataset has one: "
+                "give more prompts, or a number as learning_rate."
+            )
+        self.rewards = reward_functions(reward_funcs)
+        self.gold_metrics = eval_functions(eval_funcs, self.rewards)
+        if not self.rewards:
+            raise RewardError("reward_funcs is empty: there is nothing to optimize. Give at least one function.")
+        self.prompts.check_columns(self.rewards, self.gold_metrics)
+        RewardSchedule(args, self.rewards)  # raises now for weights that do not fit
+        self._curriculum(args)
+        handlers = hooks.callbacks(args, callbacks)
+        self.progress = progress if progress is not None else display()
+        if args.fleet == "local":  # raises now for functions that cannot be sent to other processes
+            Scorer(
+                [*self.rewards, *self.gold_metrics], workers=args.reward_workers, timeout=args.reward_timeout
+            ).close()
+        factory.note_unused(args)
+
+        model = os.fspath(model) if isinstance(model, os.PathLike) else model
+        tokenizer = None if processing_class is None else tokenizer_of(processing_class)
+        if isinstance(model, str):
+            self._stage(f"Loading {model}.")
+        longest = factory.check_without_weights(model, tokenizer, args, self.prompts)
+        self.engine = factory.driver(model, tokenizer, args)
+        self.model, self.processing_class = self.engine.model, self.engine.tokenizer
+        if longest is None:
+            longest = self.prompts.encode(self.engine, args.max_completion_length)
+        rows = factory.rows_at_once(self.engine, longest, args)
+        chunk = args.chunk_size or 2 * rows
+        known = args.learning_rate == "auto" or (args.sigma == "auto" and args.learning_rate is None)
+        rate = args.learning_rate if known else args.alpha
+        self.args = dataclasses.replace(args, learning_rate=rate, generation_batch_size=rows, chunk_size=chunk)
+        self._left_open = [name for name in _CHOSEN if getattr(args, name) is None]
+        self.population = Population(args.population_size, args.antithetic)
+        self.fleet = factory.fleet(self.engine, model, tokenizer, self.args)
+        self._scorer(evaluation=True).close()  # raises now for functions that cannot be sent to other processes
+        self.run = Run(self.args, self.engine, self.fleet, [r.name for r in self.rewards], self.prompts.digest())
+        self._follows_sigma = False
+        self._begin()
+        if args.reward_batch == "group" and self.best.is_result and self.best.is_by_reward:
+            log.warning(_ALONE)
+        self.control = TrainerControl()
+        self.state = hooks.state_of_run(args, *self._prompts_of_epoch, [*handlers, self.control])
+        self.callback_handler = CallbackHandler(handlers, self.model, self.processing_class, None, None)
+        self._parameters, self._in_epoch, self._saved = int(self.engine.describe()["parameters"]), False, -1
+        hooks.init_end(self.callback_handler, self._callback_args, self.state, self.control)
+
+    def _stage(self, text: str) -> None:
+        """Say what goes on, once: to those who see messages of Seedtune's loggers there, else beside the progress."""
+        log.info(text)
+        if not log.isEnabledFor(logging.INFO):
+            self.progress.stage(text)
+
+    def _begin(self) -> None:
+        """What a run knows of itself before its first iteration."""
+        self.schedule, self.curriculum = RewardSchedule(self.args, self.rewards), self._curriculum(self.args)
+        self.steps = StepControl(self.args, math.nan, None, follows_sigma=False)
+        self.watches = self.args.guard
+        self._diverged: str | None = None
+        self.guard, self.best = Guard(self.args.max_kl), BestCenter(self.args, self.run)
+
+    def _curriculum(self, args: ESConfig) -> Curriculum | None:
+        if args.curriculum is None:
+            return None
+        setting, names = CurriculumSpec.of(args.curriculum), [r.name for r in self.rewards]
+        if setting.success not in (None, *names):
+            raise ConfigError(
+                f"curriculum: success is {setting.success!r}; the reward functions are {', '.join(names)}."
+            )
+        if not self.prompts.prompts_per_step:
+            raise ConfigError("curriculum: how many prompts shall an iteration have? Set prompts_per_step.")
+        if setting.column not in dataset.columns_of(self.prompts.train):
+            known = ", ".join(dataset.columns_of(self.prompts.train))
+            raise DataError(f"curriculum: the dataset has no column {setting.column!r}; its columns are: {known}.")
+        made = Curriculum([row[setting.column] for row in self.prompts.train], setting, args.seed)
+        if made.smallest < (args.prompts_per_member or 1):
+            raise ConfigError(
+                f"curriculum: a level has {made.smallest} rows, fewer than prompts_per_member "
+                f"({args.prompts_per_member}): lower it, or add rows."
+            )
+        return made
+
+    def _batch(self, t: int) -> PromptBatch:
+        """The prompts of iteration t, which is the next one."""
+        if self.curriculum:
+            return self.prompts.at(self.curriculum.draw(self.prompts.prompts_per_step or 1))
+        return self.prompts.batch(self.args.seed, t)
+
+    def train(self, resume_from_checkpoint: bool | AnyPath | None = None) -> TrainResult:
+        """Train to `max_steps`, or until a `stop_at` rule, a callback or Ctrl-C ends it.
+
+        `resume_from_checkpoint=True` (or the path of `output_dir`) continues the run there; its weights are rebuilt
+        from the base model and the journal. The first Ctrl-C ends the run after the iteration, the second drops the
+        iteration; both save.
+        """
+        interrupts = Interrupts()
+        with self._scorer(evaluation=False) as scorer, self._scorer(evaluation=True) as evaluator, interrupts:
+            self.fleet.rollouts.should_stop = lambda: interrupts.count > 1
+            try:
+                if resume_from_checkpoint:
+                    self.run.folder.check_is_here(resume_from_checkpoint)
+                self.run.open(resume=bool(resume_from_checkpoint))
+                if not resume_from_checkpoint:
+                    self._begin()
+                else:
+                    self._take_over(self.run.header_of_journal()["config"])
+                self._calibrate(resuming=bool(resume_from_checkpoint))
+                self.steps = self._step_control()
+                if resume_from_checkpoint:
+                    self.run.resume()
+                else:
+                    self.run.start()
+                self._load_control()
+                self._load_state()
+                for line in self.run.evaluations:
+                    self.progress.evaluated(line["step"], line)
+                self.fleet.start(self._batch(1))
+                self.progress.begin(self._facts(), self.run.step, self.args.max_steps)
+                self._call("on_train_begin")
+                why = self._iterate(scorer, evaluator, interrupts)
+                result = checkpoint = self.run.save(last=True)
+                if self._saved != self.run.step:
+                    self._call("on_save")
+                if self._in_epoch:
+                    self._end_epoch()
+                stopped = interrupts.count > 0
+                if self.best.is_result and self.best.found and not stopped:
+                    said = self.best.hand_back()
+                    why = f"{why} {said}" if self.best.step else f"{said} {why}"
+                    result = self.run.save_best(last=True)
+                    self.state.best_model_checkpoint = str(result)
+                self._call("on_train_end")
+                length = self.args.max_completion_length
+                self.progress.finish(self.run.summary(why, result, self.prompts, length, stopped))
+                self.run.push(result, checkpoint)
+            except SeedtuneError as e:
+                if step := self.run.step:
+                    e.add_note(f"{step} iterations are safe in {self.run.journal.path}; resume goes on from there.")
+                raise
+            finally:
+                self.progress.stop()
+                self.fleet.close()
+                self.run.folder.release()
+        last = self.run.evaluations[-1] if self.run.evaluations else {}
+        return TrainResult(self.run.step, last, why, stopped, self.best.step if self.best.found else None)
+
+    def _take_over(self, config: Mapping[str, Any]) -> None:
+        """What nobody set is as the journal of the run has it, not as it would be chosen here and now: how many rows
+        fit into memory, for one, changes from day to day.
+        """
+        known = {name: config[name] for name in self._left_open if config.get(name) is not None}
+        for name, value in known.items():
+            if (now := getattr(self.args, name)) not in (None, value):
+                log.warning(f"{name}: {value}, as the run began; nobody set it, and chosen now it would be {now}.")
+        self.args = dataclasses.replace(self.args, **known)
+        self.run.args, self.run.settings = self.args, dataclasses.replace(self.run.settings, **known)
+        rollouts = self.fleet.rollouts
+        sampling = dataclasses.replace(rollouts.spec.sampling, rows_at_once=self.args.generation_batch_size)
+        rollouts.spec = dataclasses.replace(
+            rollouts.spec, sampling=sampling, chunk_size=self.args.chunk_size or rollouts.spec.chunk_size
+        )
+
+    def _calibrate(self, resuming: bool) -> None:
+        """`sigma: auto` becomes a number: the journal's, or a measured one."""
+        if self.args.sigma != "auto":
+            return
+        calibration = None
+        if resuming:
+            header = self.run.header_of_journal()
+            sigma = float(header["config"]["sigma"])
+            self._follows_sigma = bool(header.get("calibration", {}).get("follows"))
+        else:
+            limit = self.args.max_completion_length
+            calibration = calibrate(self.engine, self._first_prompts(), limit, self._stage)
+            sigma, self._follows_sigma = calibration.sigma, calibration.follows
+            log.info("\n".join(["sigma: auto", *calibration.lines()]))
+        self.fleet.set_sigma(sigma)
+        args = dataclasses.replace(self.args, sigma=sigma)
+        rate = args.learning_rate if args.learning_rate == "auto" else args.alpha
+        self.args = dataclasses.replace(args, learning_rate=rate)
+        self.run.args, self.run.calibration = self.args, calibration
+
+    def _first_prompts(self) -> Sequence[Prompt]:
+        return self._batch(1).prompts
+
+    def _step_control(self) -> StepControl:
+        """What chooses steps and measures them, made while the center is still the base model. Steps are not measured
+        where that would hold the run up: where vLLM decodes, and where replicas have GPUs and the driver has none.
+        """
+        a, meter, curvature = self.args, self.steps.meter, math.nan
+        slow = a.replica_gpus and a.learning_rate != "auto"
+        wanted = a.guard or a.learning_rate == "auto"
+        if wanted and not meter:
+            self._stage("Measuring how far noise moves the model.")
+        if isinstance(self.engine, HFEngine) and wanted and not slow and not meter:
+            texts = center_texts(self.engine, self._first_prompts(), a.max_completion_length)
+            meter = StepMeter(self.engine, *texts) if any(c.ids for c in texts[1]) else None
+        if meter or a.learning_rate == "auto":
+            kl_member = member_kl(self.engine, self._first_prompts(), a.max_completion_length, a.fixed_sigma)
+            curvature = kl_member / a.fixed_sigma**2
+        if a.learning_rate == "auto" and not 0 < curvature < math.inf:
+            raise ConfigError(
+                "learning_rate: auto cannot measure how far noise moves the model: it writes nothing, or sigma is so "
+                "small that nothing changes. Give numbers as sigma and learning_rate."
+            )
+        return StepControl(a, curvature, meter, follows_sigma=self._follows_sigma)
+
+    def _load_control(self) -> None:
+        """Choose steps, and watch where they lead, as the run on disk did."""
+        journal = self.run.journal
+        self.watches = self.args.guard and bool(journal.header.get("guard"))  # of a run of 0.1.0 it changes nothing
+        if not journal.iterations:
+            return
+        if self.steps.meter:
+            self.steps.meter.skip()
+        lines = [line for line in self.run.history if "reward" in line]
+        control = {**(lines[-1] if lines else {}).get("control", {}), **journal.iterations[-1].control}
+        self.steps.load_state(control)
+        self.schedule.load_state(control)
+        if self.curriculum:
+            self.curriculum.load_state(control)
+        for undone in journal.returns:
+            if undone.t == self.run.step:
+                self.steps.went_back(undone.scale)
+            else:
+                self.steps.scale *= undone.scale
+        returned = {undone.t for undone in journal.returns}
+        stages = [line.get("control", {}).get("reward_stage", 0.0) for line in lines]
+        for line, stage, stage_before in zip(lines, stages, [0.0, *stages], strict=False) if self.watches else []:
+            if stage != stage_before:
+                self.guard.went_back()
+            self._diverged = self.guard.iteration(line, comparable=self.curriculum is None)
+            if line["step"] in returned:
+                self._diverged = None
+                self.guard.went_back()
+        self.best.load()
+
+    def _iterate(self, scorer: Scorer, evaluator: Scorer, interrupts: Interrupts) -> str:
+        first = self.run.step
+        try:
+            if self._due(first) and not self.run.evaluation(first):
+                self._evaluate(evaluator)
+            saved = [checkpoint.name for checkpoint in self.run.folder.checkpoints()]
+            if first and self._save_due(first) and f"checkpoint-{first}" not in saved:
+                self.run.save()
+            if (why := self._look_back(first)) is not None:
+                return why
+            self._next_stage(first)
+            if first and (why := self._reason_to_stop(first, interrupts)):
+                return why
+            while self.run.step < self.args.max_steps:
+                t = self.run.step + 1
+                if not self._in_epoch:
+                    self._in_epoch = True
+                    self._call("on_epoch_begin")
+                self._call("on_step_begin")
+                try:
+                    self._step(t, scorer)
+                    self._after_step(t, evaluator)
+                    why = self._look_back(t)
+                except NotFiniteError as e:
+                    if (why := self._give_up_center(e)) is not None:
+                        return why
+                    continue
+                if why is not None:
+                    return why
+                self._next_stage(t)
+                if why := self._reason_to_stop(t, interrupts):
+                    return why
+        except Interrupted:
+            return f"Interrupted: what was not finished was dropped; {self.run.step} iterations are done."
+        return f"Done: {self.args.max_steps} iteration{'s' * (self.args.max_steps > 1)}."
+
+    def _step(self, t: int, scorer: Scorer) -> None:
+        """One iteration of Algorithm 2 (Qiu et al., arXiv 2509.24372)."""
+        if (sigma := self.steps.sigma_of(t)) != self.engine.sigma:
+            self.fleet.set_sigma(sigma)
+        members = self.population.ask(t)
+        batch, weights = self._batch(t), self.schedule.weights
+        rollouts = self.fleet.rollouts.run(members, batch, scorer, t, self._trainer_state(), self.progress.rows)
+        rewards_M_P = rollouts.total_M_P(weights)
+        coefficients = update.coefficients(members, self._fitness(rewards_M_P))
+        rate = self.steps.learning_rate(t, members, rewards_M_P, coefficients)
+        started = time.perf_counter()
+        self._call("on_pre_optimizer_step")
+        norm = self.run.update(t, coefficients, rate)
+        self._call("on_optimizer_step")
+        if not self.watches and not math.isfinite(norm):
+            raise NotFiniteError(f"the update of iteration {t} is no finite number: try a smaller learning_rate.")
+        digest = self.fleet.digest()
+        updated = time.perf_counter()
+        more = self.steps.after(rate, rewards_M_P, prompts_vary=len(batch.indices) < len(self.prompts.train))
+        metrics = {**self._metrics(rollouts, norm, rate), **more, "time/update": updated - started}
+        if self.curriculum:
+            solved = [r.name for r in self.rewards].index(self.curriculum.setting.success or self.rewards[-1].name)
+            self.curriculum.after(batch.indices, shaping.prompt_rewards(rollouts.rewards_F_M_P[solved]))
+            metrics |= self.curriculum.metrics()
+        rewards_M, control = tuple(shaping.member_rewards(rewards_M_P)), self.steps.state()
+        chosen = {**(self.curriculum.state() if self.curriculum else {}), **self.schedule.state()}
+        journaled, control = {**(control if self.steps.follows else {}), **chosen}, {**control, **chosen}
+        done = Iteration(t, rewards_M, coefficients, rate, batch.indices, digest, rollouts.dropped, journaled)
+        self.run.record(done, metrics, control)
+        rows = rollouts.rows(weights)
+        if self.args.log_completions:
+            shown = unique_prompts(rows) if self.args.log_unique_prompts else rows
+            write_lines(self.run.folder.completions(f"train-{t}"), shown)
+        self._update_state()
+        self.progress.iteration(t, metrics, rows[-1])
+        self._log(metrics)
+        comparable = self.curriculum is None
+        self._diverged = self.guard.iteration(metrics, comparable=comparable) if self.watches else None
+
+    def _next_stage(self, t: int) -> None:
+        """Other reward weights from here on, if they are due; what members earned before says nothing about later."""
+        if self.schedule.after(t, self.run.evaluation(t) or {}):
+            self.guard.went_back()
+
+    def _look_back(self, t: int) -> str | None:
+        """After iteration t: whether its evaluation found the best center so far, whether the run has diverged (then it
+        returns to its best center), and how far noise moves the center now. Returns why the run ends, if it does.
+        """
+        line, returns = self.run.evaluation(t), self.run.journal.returns
+        if returns and returns[-1].t == t:
+            return None  # before it was resumed
+        if line and self.best.verdict > 0 and t and self.args.save_strategy == "best":
+            self.state.best_model_checkpoint = str(self.run.save_best())
+        if line and self.watches:
+            verdict = self.best.verdict if self.best.greater_is_better else 0  # by a distance the base is always best
+            self._diverged = self._diverged or self.guard.evaluation(line, verdict, self.best.metric)
+        if self._diverged:
+            return self._go_back(t, self._diverged)
+        if t and self.steps.follows and t % (self.args.eval_steps or _FOLLOWED) == 0 and t < self.args.max_steps:
+            self.steps.follow(self.engine, self._first_prompts(), line or {})
+        return None
+
+    def _go_back(self, t: int, reason: str) -> str | None:
+        """Return to the best center, and go on with smaller steps; or end the run, when that was tried often enough."""
+        done, to = len(self.run.journal.returns), self.best.step
+        if done >= MAX_RETURNS or t >= self.args.max_steps or not self.best.can_return:
+            times = f", though it had returned to a better center {done} times" if done else ""
+            return f"Ended after iteration {t}: {reason}{times}."
+        where = f"the center after iteration {to}" if to else "the base model"
+        scale = float(f"{self.guard.scale:.2g}")
+        told = "iteration %d: %s. The run returns to %s and goes on with %g times the learning rate."
+        log.warning(told, t, reason, where, scale)
+        self._diverged = None
+        self.run.go_back(to, scale, reason)
+        self.steps.went_back(scale)
+        self.guard.went_back()
+        return None
+
+    def _give_up_center(self, error: NotFiniteError) -> str | None:
+        """The center, or members of it, compute no numbers: return to the best center and go on with smaller steps, or
+        end the run with the last center that was evaluated. Returns why it ends, if it does. Raises the error where
+        there is no other center than the base, or no way back to it.
+        """
+        t, returns = self.run.step, self.run.journal.returns
+        if not t or not self.best.can_return:
+            raise error
+        reason = "the model's logits or weights are no numbers any more (NaN or infinity)"
+        if self.watches and len(returns) < MAX_RETURNS and t < self.args.max_steps:
+            return self._go_back(t, reason)
+        sound = max((line["step"] for line in self.run.evaluations if line["step"] <= t), default=0)
+        what = f"the center after iteration {sound}" if sound else "the base model"
+        if sound < t or self.run.center != t:
+            try:
+                self.run.go_back(sound, HALF, reason)
+            except ModelError as e:  # the base was not kept in memory
+                raise NotFiniteError(f"iteration {t}: {reason}. The journal leads back to {what}.") from e
+        return f"Ended after iteration {t}: {reason}. Kept is {what}; try a smaller learning_rate or sigma."
+
+    def _fitness(self, rewards_M_P: shaping.Floats) -> shaping.Floats:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", shaping.DegenerateRewardsWarning)
+            try:
+                fitness = shaping.shape(rewards_M_P, self.args.fitness_shaping)
+            except ValueError as e:
+                raise ConfigError(f"{e}.") from None
+        for warning in caught:
+            log.warning("iteration %d: %s.", self.run.step + 1, warning.message)
+        return fitness
+
+    def _after_step(self, t: int, evaluator: Scorer) -> None:
+        """What is due after iteration t. Callbacks may ask for more, or for the end, as in transformers."""
+        self.control.should_evaluate |= self._due(t)
+        self.control.should_save |= self._save_due(t)
+        self._call("on_step_end")
+        prompts, dataset = self._prompts_of_epoch
+        if t * prompts // dataset > (t - 1) * prompts // dataset:
+            self._end_epoch()
+        if self.control.should_evaluate:
+            self._evaluate(evaluator)
+        if self.control.should_save:
+            self.run.save()
+            self._saved = t
+            self._call("on_save")
+
+    def _due(self, t: int) -> bool:
+        return t in (0, self.args.max_steps) or (self.args.eval_steps > 0 and t % self.args.eval_steps == 0)
+
+    def _save_due(self, t: int) -> bool:
+        every = self.args.save_steps if self.args.save_strategy == "steps" else 0
+        return every > 0 and t % every == 0
+
+    def _reason_to_stop(self, t: int, interrupts: Interrupts) -> str | None:
+        if interrupts.count:
+            return f"Interrupted after iteration {t}."
+        if self.control.should_training_stop and t < self.args.max_steps:
+            return f"A callback ended the run after iteration {t}."
+        if not self.run.evaluations or self.run.evaluations[-1]["step"] != t:
+            return None
+        self._check_rules(self.run.evaluations[-1])
+        for metric, operator, bound in map(parse_rule, self.args.stop_at):
+            value = self.run.evaluations[-1][metric]
+            if OPERATORS[operator](value, bound):
+                return f"Ended after iteration {t} by the rule `{metric} {operator} {bound:g}`: it is {value:.3g}."
+        return None
+
+    def preflight(self) -> Preflight:
+        """Will this run learn? A few hundred completions of members say how reliable the rewards are; with a verdict,
+        and settings to recommend. Nothing is written, and the center stays as it is. Raises ConfigError, RewardError.
+        """
+        batch = self.prompts.some(self.args.seed, PROMPTS)
+        if self.curriculum:
+            batch = self.prompts.at(self.curriculum.draw(PROMPTS))
+        with self._scorer(evaluation=False) as scorer:
+            return preflight(self.engine, self.args, batch, scorer, self.schedule.weights, self.progress.rows)
+
+    def evaluate(self) -> dict[str, float]:
+        """Rewards of the center on `eval_dataset`, or on the first training prompts when there is none."""
+        with self._scorer(evaluation=True) as scorer:
+            return self._evaluate_center(scorer)[1]
+
+    def _evaluate_center(
+        self, scorer: Scorer, samples: UnscoredSamples | None = None
+    ) -> tuple[Rollouts, dict[str, float]]:
+        batch, state = self.prompts.evaluation(), self._trainer_state()
+        rollouts = self.fleet.rollouts.run([CENTER], batch, scorer, 0, state, self.progress.rows, samples)
+        metrics = rollouts.metrics(self.schedule.final_weights)
+        totals = rollouts.total_M_P(self.schedule.final_weights)
+        metrics["reward_std"] = float(np.std(totals[~np.isnan(totals)])) if not np.isnan(totals).all() else 0.0
+        return rollouts, {f"eval/{name}": value for name, value in metrics.items()}
+
+    def _evaluate(self, scorer: Scorer) -> None:
+        started = time.perf_counter()
+        count = self.args.drift_samples if self.args.restore == "exact" else 0
+        samples = unscored_samples(self.prompts.evaluation().prompts, count) if count and self.run.step else None
+        rollouts, metrics = self._evaluate_center(scorer, samples)
+        more = {**(drift(self.engine, samples) if count else {}), **self._check_hacking(rollouts)}
+        metrics |= {f"eval/{name}": value for name, value in more.items()}
+        if (recent := self._recent_rewards()) and self.curriculum is None and self.schedule.is_last:
+            metrics["es/noise_cost"] = metrics["eval/reward"] - sum(recent) / len(recent)
+        self._check_rules(metrics)
+        sound = not self._diverged and not (self.watches and self.guard.evaluation(metrics, 0))
+        rows = rollouts.rows(self.schedule.final_weights)
+        found = self.best.evaluation({"step": self.run.step, **metrics}, rows, sound=sound)
+        control = found.pop("control", {})
+        metrics |= found
+        metrics["time/evaluate"] = time.perf_counter() - started
+        self.run.record_evaluation(rows, metrics, control)
+        self.progress.evaluated(self.run.step, metrics)
+        logs = self._log(metrics)
+        of_center = {name: value for name, value in metrics.items() if name.startswith("eval/")}  # their names in 0.1.0
+        self._call("on_evaluate", metrics={**logs, **of_center})
+        self._best_to_state()  # callbacks compare the metric with the best before
+
+    def _recent_rewards(self) -> list[float]:
+        """What members earned since the evaluation before, or the last return, in at most the last few iterations."""
+        evaluated = [line["step"] for line in self.run.evaluations[-1:]]
+        since = max([*evaluated, *(undone.t for undone in self.run.journal.returns)], default=0)
+        stage = self.schedule.state().get("reward_stage")
+        lines = [line for line in self.run.history if "reward" in line and line["step"] > since]
+        return [line["reward"] for line in lines if line.get("control", {}).get("reward_stage") == stage][-_FOLLOWED:]
+
+    def _check_rules(self, metrics: Mapping[str, Any]) -> None:
+        for metric, *_ in map(parse_rule, self.args.stop_at):
+            if metric not in metrics:
+                known = ", ".join(name for name in metrics if name.startswith("eval/"))
+                raise ConfigError(f"stop_at: evaluation has no metric {metric!r}; it has: {known}.")
+
+    def _check_hacking(self, rollouts: Rollouts) -> dict[str, float]:
+        """`hacked`: 1 when the reward has risen since the first evaluation while a gold metric fell or stayed at its
+        least, or when different prompts get the same answer.
+        """
+        first, after = self.run.evaluations[:1], rollouts.rows(self.schedule.final_weights)
+        before = self.run.completions(first[0]) if first else []
+        findings = [*hacking(before, after, [f.name for f in self.gold_metrics]), *same_answers(before, after)]
+        for finding in findings:
+            log.warning("iteration %d: %s.", self.run.step, finding)
+        return {"hacked": float(bool(findings))} if self.gold_metrics or findings else {}
+
+    def save_model(self, output_dir: AnyPath | None = None) -> None:
+        """Write the center to a folder that `from_pretrained` loads; default: `output_dir`. Raises SaveError."""
+        target = local_path(output_dir or self.args.output_dir)
+        with explain_disk(target):
+            self.run.write_model(target)
+
+    @checks_arguments(ESConfig)
+    def push_to_hub(
+        self, commit_message: str = "End of training", *, token: str | None = None, revision: str | None = None
+    ) -> str:
+        """Push the center to the repository that the settings name (`hub_model_id`, ...), whatever `push_to_hub` says
+        there. Returns the URL of the commit. Raises HubError.
+        """
+        hub = Hub(
+            dataclasses.replace(
+                self.args, hub_token=token or self.args.hub_token, hub_revision=revision or self.args.hub_revision
+            )
+        )
+        hub.open()
+        with TemporaryDirectory() as folder:
+            self.save_model(folder)
+            return hub.push(Path(folder), commit_message)
+
+    def add_callback(self, callback: hooks.Given) -> None:
+        """Call this one, too, from now on. Raises ConfigError for one that cannot be used."""
+        self.callback_handler.add_callback(hooks.checked(callback, self.args))
+
+    def pop_callback(self, callback: hooks.Given) -> TrainerCallback | None:
+        """Remove a callback, or the first of a class, and return it; None: there is none."""
+        popped: TrainerCallback | None = self.callback_handler.pop_callback(callback)
+        return popped
+
+    def remove_callback(self, callback: hooks.Given) -> None:
+        """As `pop_callback`, which returns it."""
+        self.callback_handler.remove_callback(callback)
+
+    def _scorer(self, evaluation: bool) -> Scorer:
+        functions = [*self.rewards, *(self.gold_metrics if evaluation else [])]
+        return self.fleet.scorer(functions, workers=self.args.reward_workers, timeout=self.args.reward_timeout)
+
+    def _call(self, event: str, **kwargs: Any) -> None:
+        """The handler's own methods clear what a callback asked for when it is done, or when training begins."""
+        self.control = getattr(self.callback_handler, event)(self._callback_args, self.state, self.control, **kwargs)
+
+    @property
+    def _callback_args(self) -> ESConfig:
+        metric, more = self.best.metric, self.best.greater_is_better
+        return hooks.arguments(self.args, self.state, metric, more, getattr(self.model, "device", None))
+
+    def _log(self, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """To callbacks, and to the history of the state; returns what they are told."""
+        logs = hooks.reported(metrics, self.state.epoch)
+        self.state.log_history.append({**logs, "step": self.run.step})
+        self._call("on_log", logs=dict(logs))
+        return logs
+
+    def _end_epoch(self) -> None:
+        self._call("on_epoch_end")
+        self._in_epoch = False
+
+    @property
+    def _prompts_of_epoch(self) -> tuple[int, int]:
+        """Prompts per iteration, and per epoch."""
+        return self.prompts.prompts_per_step or len(self.prompts.train), len(self.prompts.train)
+
+    def _load_state(self) -> None:
+        """The state for callbacks and reward functions, of a run that begins or goes on."""
+        self.state.log_history, self._saved, self._in_epoch = [], -1, False
+        self.state.best_metric = self.state.best_global_step = None
+        prompts, dataset = self._prompts_of_epoch
+        for line in self.run.history:
+            logs = hooks.reported(line, line["step"] * prompts / dataset)
+            self.state.log_history.append({**logs, "step": line["step"]})
+        self._update_state()
+        self._best_to_state()
+        best = self.run.folder.path / f"checkpoint-{BEST}"
+        self.state.best_model_checkpoint = str(best) if best.is_dir() else None
+
+    def _update_state(self) -> None:
+        prompts, dataset = self._prompts_of_epoch
+        self.state.global_step, self.state.epoch = self.run.step, self.run.step * prompts / dataset
+        self.state.num_input_tokens_seen = self.run.tokens
+        self.state.total_flos = 2.0 * self._parameters * self.run.tokens  # forward only: Kaplan et al., 2001.08361
+
+    def _best_to_state(self) -> None:
+        if self.best.found:
+            self.state.best_metric, self.state.best_global_step = self.best.found.value, self.best.step
+
+    def _trainer_state(self) -> Snapshot:
+        """What reward functions see of it."""
+        return Snapshot({**vars(self.state), "log_history": [*self.state.log_history]})
+
+    def _metrics(self, rollouts: Rollouts, norm: float, learning_rate: float) -> dict[str, float]:
+        seconds: Mapping[str, float] = rollouts.seconds
+        return {
+            **rollouts.metrics(self.schedule.weights),
+            "num_tokens": self.run.tokens + rollouts.tokens(),
+            "learning_rate": learning_rate,
+            "es/sigma": self.engine.sigma,
+            "es/update_norm": norm,
+            "tokens_per_second": rollouts.new_tokens / max(seconds.get("generate", 0.0), 1e-9),
+            **{f"time/{name}": value for name, value in seconds.items()},
+            **self.fleet.metrics(),
+        }
+
+    def _facts(self) -> list[tuple[str, str]]:
+        a, about = self.args, self.engine.describe()
+        rate = "auto" if a.learning_rate == "auto" else f"{a.alpha:g}"
+        mirrored = ", in mirrored pairs" if a.antithetic else ""
+        kind = f"rank-{a.rank}" if a.perturbation == "lowrank" else "full-rank"
+        num_prompts = a.prompts_per_member or a.prompts_per_step or len(self.prompts.train)
+        moved, size = about["moved"] / 1e6, about["parameters"] / 1e6
+        cannot = "" if a.perturbation == "full" else " low-rank"
+        threads = f"{a.replica_cpus} thread{'s' * (a.replica_cpus > 1)}"
+        replicas = f"Ray, {a.replicas} replica{'s' * (a.replicas > 1)} of {threads}"
+        still = [name for name, reason in about["left_out"].items() if reason == FROZEN]
+        rest = len(about["left_out"]) - len(still)
+        left_out = f"{rest} parameters that cannot move{cannot}; journal.jsonl names them"
+        return [
+            ("model", f"{about['model']}: {size:.1f}M parameters, {moved:.1f}M of them move ({about['dtype']})"),
+            *([("frozen", f"{len(still)} parameters with requires_grad=False stay as they are")] if still else []),
+            *([("skipped", left_out)] if rest else []),
+            *([("scope", f"{a.scope}: vLLM's adapters carry linear layers")] if a.uses_lora_adapters else []),
+            *[("engine", remark) for remark in self.engine.remarks],
+            *([("quantized", _quantized(about["quantized"], a.master_dtype))] if "quantized" in about else []),
+            ("population", f"{a.population_size} {kind} members{mirrored}, {num_prompts} prompts each per iteration"),
+            ("step", f"sigma {a.sigma:g}, learning rate {rate}, {a.optimizer}"),
+            ("reward", ", ".join(r.name for r in self.rewards)),
+            *([("fleet", replicas)] if a.fleet == "ray" else []),
+            ("output", str(self.run.folder.path)),
+        ]
+
+
+def _quantized(layers: Mapping[str, str], master: str) -> str:
+    kinds = ", ".join(sorted({*layers.values()}))
+    return (
+        f"{len(layers)} layers stay {kinds}; their master is {master}, from which they are quantized anew after an "
+        "update: small steps change completions once they have added up"
+    )

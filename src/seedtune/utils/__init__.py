@@ -1,0 +1,1 @@
+"""Files, processes, signals, messages on the terminal, and facts about the machine."""

@@ -1,0 +1,90 @@
+"""Settings: what is written is read again, kinds are checked, the constructor explains itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from runs import Notes
+from seedtune import ESConfig
+from seedtune.config.run_config import RunConfig
+from seedtune.config.values import parse_rule
+from seedtune.config.yaml_file import read, to_yaml
+from seedtune.errors import ConfigError
+from seedtune.training import factory
+
+
+def test_what_a_run_writes_it_can_read(tmp_path):
+    config = RunConfig(
+        sigma=1e-4, stop_at=["eval/reward > -1e1", "kl >= 5"],
+        chat_template_kwargs={"enable_thinking": False, "a": None}, reward_weights=[1, 0.5],
+        report_to=["tensorboard"], seed=2**64 - 1, run_name="a: 'b' # c", device="cuda:1",
+        reward_funcs=["a.py:f"], output_dir="~/x y",
+    )  # fmt: skip
+    (tmp_path / "c.yaml").write_text(to_yaml(config))
+    assert RunConfig(**read(tmp_path / "c.yaml")) == config
+
+
+def test_numbers_that_yaml_reads_as_text():
+    assert ESConfig(sigma="1e-3").sigma == 0.001
+    assert ESConfig(max_steps=10.0).max_steps == 10
+    assert ESConfig(**yaml.safe_load("learning_rate: 5e-4")).alpha == 0.0005
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"max_steps": 1.5}, {"max_steps": True}, {"max_steps": "ten"}, {"max_steps": 0}, {"sigma": "nan"},
+        {"sigma": -1}, {"sigma": None}, {"antithetic": 1}, {"stop_at": [3]}, {"reward_weights": ["a"]},
+        {"chat_template_kwargs": "x"},
+        {"seed": -1}, {"top_p": 0}, {"device": "gpu"}, {"report_to": "comet"}, {"weight_decay": 1, "anchor_decay": 1},
+        {"temperature": -1}, {"stop_at": "eval/reward = 5"}, {"output_dir": None}, {"dtype": "int8"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_values_that_cannot_be(bad):
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        ESConfig(**bad)
+
+
+def test_the_constructor_suggests_the_nearest_key():
+    with pytest.raises(ConfigError, match="Did you mean 'population_size'"):
+        ESConfig(populaton_size=3)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ESConfig().sigma = 1
+
+
+def test_rules():
+    assert parse_rule("eval/rewards/f/mean>=-1.5e-1") == ("eval/rewards/f/mean", ">=", -0.15)
+
+
+def test_paths_and_counts_are_not_part_of_learning():
+    learning = ESConfig().trajectory_config()
+    assert not {"output_dir", "max_steps", "eval_steps", "report_to", "threads", "device"} & set(learning)
+    assert {"sigma", "seed", "scope", "max_completion_length", "generation_batch_size"} <= set(learning)
+
+
+def test_settings_of_a_fleet_without_one_are_noted():
+    notes = Notes()
+    for options in ({"replicas": 2}, {"drop_stragglers": 1}, {}):
+        factory.fleet(SimpleNamespace(mixes_members=False), "model", None, ESConfig(**options))
+    notes.stop()
+    assert notes.texts == [f"{n}: ignored: only applies with fleet: ray." for n in ("replicas", "drop_stragglers")]
+
+
+def test_a_replica_has_the_gpus_that_its_model_is_spread_over():
+    with pytest.raises(ConfigError, match="vllm_tensor_parallel_size: for engine: vllm only"):
+        ESConfig(vllm_tensor_parallel_size=2)
+    with pytest.raises(ConfigError, match="set CUDA_VISIBLE_DEVICES"):
+        ESConfig(engine="vllm", device="cuda:1")
+    assert ESConfig(fleet="ray", replica_gpus=0.5).replica_gpus == 0.5
+    spread = {"engine": "vllm", "vllm_tensor_parallel_size": 2, "fleet": "ray"}
+    with pytest.raises(ConfigError, match="set replica_gpus: 2, not 1"):
+        ESConfig(**spread, replica_gpus=1)
+    assert ESConfig(**spread, replica_gpus=2).replica_gpus == 2
