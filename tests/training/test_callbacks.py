@@ -192,6 +192,8 @@ PACKAGES = (
 def packages(monkeypatch, tmp_path):
     for name in vars(integration_utils).copy():
         if name.startswith("is_") and name.endswith("_available") and "torch" not in name:
+            # These modules keep whatever they find at the first look, so that it is to be the real one.
+            getattr(transformers, name, None), getattr(transformers.integrations, name, None)
             monkeypatch.setattr(integration_utils, name, lambda *_: True)
     monkeypatch.setattr(integration_utils, "_is_comet_installed", True)
     monkeypatch.setattr(integration_utils, "_is_comet_recent_enough", True)

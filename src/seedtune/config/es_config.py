@@ -15,6 +15,7 @@ from ..es.schedule import SCHEDULES
 from ..es.shaping import SHAPINGS, WITHIN_PROMPTS
 from ..es.update import OPTIMIZERS
 from .keys import check_inner_keys, checks_keys
+from .reward_stages import check_stages, stages_of
 from .values import coerce, one_of, parse_rule
 
 #: What transformers reports to, by its names.
@@ -313,8 +314,7 @@ class ESConfig:
     @property
     def reward_stages(self) -> list[dict[str, Any]]:
         """`reward_weights` as stages, of which there is one where they do not change; its weights may be None."""
-        given = self.reward_weights or []
-        return list(given) if given and isinstance(given[0], dict) else [{"weights": self.reward_weights}]
+        return stages_of(self.reward_weights)
 
     @property
     def final_reward_weights(self) -> list[float] | None:
@@ -457,7 +457,7 @@ class ESConfig:
             raise ConfigError(f"top_p is a probability, 0 < top_p <= 1, got {self.top_p}.")
         for rule in self.stop_at:
             parse_rule(rule)
-        _check_stages(self.reward_weights)
+        check_stages(self.reward_weights)
 
     @property
     def reporters(self) -> list[str]:
@@ -500,27 +500,6 @@ class ESConfig:
     trackio_static_space_id: ClassVar[bool] = False
 
 
-def _check_stages(reward_weights: Sequence[Any] | None) -> None:
-    """Raises ConfigError for stages of reward_weights that are none, or that cannot follow one another."""
-    stages = [stage for stage in reward_weights or [] if isinstance(stage, dict)]
-    if stages and len(stages) < len(reward_weights or []):
-        raise ConfigError("reward_weights is a list of numbers or a list of stages, not of both.")
-    for n, stage in enumerate(stages, 1):
-        if not {"weights"} <= set(stage) <= {"weights", "until"}:
-            raise ConfigError(f"reward_weights: stage {n} has weights and until, and nothing else; got {stage!r}.")
-        coerce("reward_weights: weights", "list[float]", stage["weights"])
-        until = stage.get("until")
-        if (until is None) != (n == len(stages)):
-            raise ConfigError(
-                f"reward_weights: stage {n} of {len(stages)}: every stage but the last has `until`, an iteration or a "
-                "rule such as 'eval/reward > 0.5'."
-            )
-        if isinstance(until, str):
-            parse_rule(until, "reward_weights")
-        elif until is not None and (isinstance(until, bool) or not isinstance(until, int) or until < 1):
-            raise ConfigError(f"reward_weights: until is an iteration, from 1, or a rule; got {until!r}.")
-
-
 #: Settings that hold others, by the names that those have for transformers and vLLM.
 PASSED_ON: dict[str, dict[str, str]] = {
     "generation_kwargs": {
@@ -537,28 +516,6 @@ PASSED_ON: dict[str, dict[str, str]] = {
         "attn_implementation": "attn_implementation",
     },
 }
-
-
-#: What a run takes that says nothing about members and steps: it measures its steps itself.
-AUTO: dict[str, Any] = {
-    "perturbation": "lowrank",
-    "population_size": 64,
-    "antithetic": True,
-    "prompts_per_member": 2,
-    "fitness_shaping": "pairs",
-    "sigma": "auto",
-    "learning_rate": "auto",
-}
-#: Settings that leave nothing of that.
-_SAYS_HOW = (
-    *AUTO, "prompts_per_step", "rank", "scope", "noise", "restore", "optimizer", "lr_scheduler_type", "sigma_schedule",
-    "lowrank_vectors", "lowrank_embeddings",
-)  # fmt: skip
-
-
-def with_auto(values: Mapping[str, Any]) -> dict[str, Any]:
-    """These settings, and `AUTO`, where they say nothing about members and steps."""
-    return {**({} if any(key in values for key in _SAYS_HOW) else AUTO), **values}
 
 
 #: Settings of a run that neither measures its distance from the base model nor returns to it.

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..config.es_config import AUTO, ESConfig
+from ..config.auto import AUTO
+from ..config.es_config import ESConfig
 from ..data.prompts import PromptBatch
 from ..engines.base import Engine
 from ..es import reliability

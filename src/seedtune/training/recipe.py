@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..config.es_config import with_auto
+from ..config.auto import with_auto
 from ..config.keys import check_keys
 from ..config.run_config import RunConfig
 from ..config.values import coerce

@@ -14,7 +14,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback, TrainerControl
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+)
 from transformers.trainer_callback import CallbackHandler
 
 from ..config.es_config import ESConfig
@@ -31,13 +38,10 @@ from ..es import shaping, update
 from ..es.population import CENTER, Population
 from ..evaluation.drift import drift, unscored_samples
 from ..evaluation.hacking import hacking, same_answers
-from ..journal.folder import BEST
 from ..journal.record import Iteration
-from ..perturb.checks import FROZEN
 from ..report.progress import Progress, display
 from ..rewards.function import RewardFuncs, eval_functions, reward_functions
 from ..rewards.scorer import Scorer
-from ..rewards.trainer_state import Snapshot
 from ..rollout.rollouts import Rollouts, unique_prompts
 from ..rollout.runner import Interrupted, UnscoredSamples
 from ..utils.files import explain_disk, write_lines
@@ -48,6 +52,8 @@ from . import callbacks as hooks
 from . import factory
 from .best_center import BestCenter
 from .calibration import calibrate, center_texts, member_kl
+from .events import Events
+from .facts import facts
 from .guard import HALF, MAX_RETURNS, Guard
 from .hub import Hub
 from .preflight import PROMPTS, Preflight, preflight
@@ -161,11 +167,15 @@ class ESTrainer:
         self._begin()
         if args.reward_batch == "group" and self.best.is_result and self.best.is_by_reward:
             log.warning(_ALONE)
-        self.control = TrainerControl()
-        self.state = hooks.state_of_run(args, *self._prompts_of_epoch, [*handlers, self.control])
-        self.callback_handler = CallbackHandler(handlers, self.model, self.processing_class, None, None)
-        self._parameters, self._in_epoch, self._saved = int(self.engine.describe()["parameters"]), False, -1
-        hooks.init_end(self.callback_handler, self._callback_args, self.state, self.control)
+        self.events = Events(
+            self.run,
+            self.best,
+            handlers,
+            self.model,
+            self.processing_class,
+            prompts_per_step=self._prompts_per_step,
+            num_prompts=len(self.prompts.train),
+        )
 
     def _stage(self, text: str) -> None:
         """Say what goes on, once: to those who see messages of Seedtune's loggers there, else beside the progress."""
@@ -233,25 +243,22 @@ class ESTrainer:
                 else:
                     self.run.start()
                 self._load_control()
-                self._load_state()
                 for line in self.run.evaluations:
                     self.progress.evaluated(line["step"], line)
                 self.fleet.start(self._batch(1))
-                self.progress.begin(self._facts(), self.run.step, self.args.max_steps)
-                self._call("on_train_begin")
+                about = [r.name for r in self.rewards], self._prompts_of_member, str(self.run.folder.path)
+                self.progress.begin(facts(self.args, self.engine, *about), self.run.step, self.args.max_steps)
+                self.events.train_begin(self.best)
                 why = self._iterate(scorer, evaluator, interrupts)
                 result = checkpoint = self.run.save(last=True)
-                if self._saved != self.run.step:
-                    self._call("on_save")
-                if self._in_epoch:
-                    self._end_epoch()
+                self.events.last_saved()
                 stopped = interrupts.count > 0
                 if self.best.is_result and self.best.found and not stopped:
                     said = self.best.hand_back()
                     why = f"{why} {said}" if self.best.step else f"{said} {why}"
                     result = self.run.save_best(last=True)
                     self.state.best_model_checkpoint = str(result)
-                self._call("on_train_end")
+                self.events.train_end()
                 length = self.args.max_completion_length
                 self.progress.finish(self.run.summary(why, result, self.prompts, length, stopped))
                 self.run.push(result, checkpoint)
@@ -372,10 +379,7 @@ class ESTrainer:
                 return why
             while self.run.step < self.args.max_steps:
                 t = self.run.step + 1
-                if not self._in_epoch:
-                    self._in_epoch = True
-                    self._call("on_epoch_begin")
-                self._call("on_step_begin")
+                self.events.step_begin()
                 try:
                     self._step(t, scorer)
                     self._after_step(t, evaluator)
@@ -399,14 +403,14 @@ class ESTrainer:
             self.fleet.set_sigma(sigma)
         members = self.population.ask(t)
         batch, weights = self._batch(t), self.schedule.weights
-        rollouts = self.fleet.rollouts.run(members, batch, scorer, t, self._trainer_state(), self.progress.rows)
+        rollouts = self.fleet.rollouts.run(members, batch, scorer, t, self.events.trainer_state(), self.progress.rows)
         rewards_M_P = rollouts.total_M_P(weights)
         coefficients = update.coefficients(members, self._fitness(rewards_M_P))
         rate = self.steps.learning_rate(t, members, rewards_M_P, coefficients)
         started = time.perf_counter()
-        self._call("on_pre_optimizer_step")
+        self.events.call("on_pre_optimizer_step")
         norm = self.run.update(t, coefficients, rate)
-        self._call("on_optimizer_step")
+        self.events.call("on_optimizer_step")
         if not self.watches and not math.isfinite(norm):
             raise NotFiniteError(f"the update of iteration {t} is no finite number: try a smaller learning_rate.")
         digest = self.fleet.digest()
@@ -426,9 +430,8 @@ class ESTrainer:
         if self.args.log_completions:
             shown = unique_prompts(rows) if self.args.log_unique_prompts else rows
             write_lines(self.run.folder.completions(f"train-{t}"), shown)
-        self._update_state()
         self.progress.iteration(t, metrics, rows[-1])
-        self._log(metrics)
+        self.events.stepped(metrics)
         comparable = self.curriculum is None
         self._diverged = self.guard.iteration(metrics, comparable=comparable) if self.watches else None
 
@@ -503,19 +506,13 @@ class ESTrainer:
         return fitness
 
     def _after_step(self, t: int, evaluator: Scorer) -> None:
-        """What is due after iteration t. Callbacks may ask for more, or for the end, as in transformers."""
-        self.control.should_evaluate |= self._due(t)
-        self.control.should_save |= self._save_due(t)
-        self._call("on_step_end")
-        prompts, dataset = self._prompts_of_epoch
-        if t * prompts // dataset > (t - 1) * prompts // dataset:
-            self._end_epoch()
+        """What is due after iteration t, or asked for by a callback."""
+        self.events.step_end(t, evaluation_due=self._due(t), saving_due=self._save_due(t))
         if self.control.should_evaluate:
             self._evaluate(evaluator)
         if self.control.should_save:
             self.run.save()
-            self._saved = t
-            self._call("on_save")
+            self.events.saved()
 
     def _due(self, t: int) -> bool:
         return t in (0, self.args.max_steps) or (self.args.eval_steps > 0 and t % self.args.eval_steps == 0)
@@ -556,7 +553,7 @@ class ESTrainer:
     def _evaluate_center(
         self, scorer: Scorer, samples: UnscoredSamples | None = None
     ) -> tuple[Rollouts, dict[str, float]]:
-        batch, state = self.prompts.evaluation(), self._trainer_state()
+        batch, state = self.prompts.evaluation(), self.events.trainer_state()
         rollouts = self.fleet.rollouts.run([CENTER], batch, scorer, 0, state, self.progress.rows, samples)
         metrics = rollouts.metrics(self.schedule.final_weights)
         totals = rollouts.total_M_P(self.schedule.final_weights)
@@ -581,10 +578,7 @@ class ESTrainer:
         metrics["time/evaluate"] = time.perf_counter() - started
         self.run.record_evaluation(rows, metrics, control)
         self.progress.evaluated(self.run.step, metrics)
-        logs = self._log(metrics)
-        of_center = {name: value for name, value in metrics.items() if name.startswith("eval/")}  # their names in 0.1.0
-        self._call("on_evaluate", metrics={**logs, **of_center})
-        self._best_to_state()  # callbacks compare the metric with the best before
+        self.events.evaluated(metrics)
 
     def _recent_rewards(self) -> list[float]:
         """What members earned since the evaluation before, or the last return, in at most the last few iterations."""
@@ -634,74 +628,45 @@ class ESTrainer:
             self.save_model(folder)
             return hub.push(Path(folder), commit_message)
 
+    @property
+    def state(self) -> TrainerState:
+        """transformers' state of the run, as callbacks see it."""
+        return self.events.state
+
+    @property
+    def control(self) -> TrainerControl:
+        """What callbacks ask for."""
+        return self.events.control
+
+    @property
+    def callback_handler(self) -> CallbackHandler:
+        """transformers' list of callbacks."""
+        return self.events.handler
+
+    @property
+    def _prompts_per_step(self) -> int:
+        return self.prompts.prompts_per_step or len(self.prompts.train)
+
+    @property
+    def _prompts_of_member(self) -> int:
+        return self.args.prompts_per_member or self._prompts_per_step
+
     def add_callback(self, callback: hooks.Given) -> None:
         """Call this one, too, from now on. Raises ConfigError for one that cannot be used."""
-        self.callback_handler.add_callback(hooks.checked(callback, self.args))
+        self.events.handler.add_callback(hooks.checked(callback, self.args))
 
     def pop_callback(self, callback: hooks.Given) -> TrainerCallback | None:
         """Remove a callback, or the first of a class, and return it; None: there is none."""
-        popped: TrainerCallback | None = self.callback_handler.pop_callback(callback)
+        popped: TrainerCallback | None = self.events.handler.pop_callback(callback)
         return popped
 
     def remove_callback(self, callback: hooks.Given) -> None:
         """As `pop_callback`, which returns it."""
-        self.callback_handler.remove_callback(callback)
+        self.events.handler.remove_callback(callback)
 
     def _scorer(self, evaluation: bool) -> Scorer:
         functions = [*self.rewards, *(self.gold_metrics if evaluation else [])]
         return self.fleet.scorer(functions, workers=self.args.reward_workers, timeout=self.args.reward_timeout)
-
-    def _call(self, event: str, **kwargs: Any) -> None:
-        """The handler's own methods clear what a callback asked for when it is done, or when training begins."""
-        self.control = getattr(self.callback_handler, event)(self._callback_args, self.state, self.control, **kwargs)
-
-    @property
-    def _callback_args(self) -> ESConfig:
-        metric, more = self.best.metric, self.best.greater_is_better
-        return hooks.arguments(self.args, self.state, metric, more, getattr(self.model, "device", None))
-
-    def _log(self, metrics: Mapping[str, float]) -> dict[str, Any]:
-        """To callbacks, and to the history of the state; returns what they are told."""
-        logs = hooks.reported(metrics, self.state.epoch)
-        self.state.log_history.append({**logs, "step": self.run.step})
-        self._call("on_log", logs=dict(logs))
-        return logs
-
-    def _end_epoch(self) -> None:
-        self._call("on_epoch_end")
-        self._in_epoch = False
-
-    @property
-    def _prompts_of_epoch(self) -> tuple[int, int]:
-        """Prompts per iteration, and per epoch."""
-        return self.prompts.prompts_per_step or len(self.prompts.train), len(self.prompts.train)
-
-    def _load_state(self) -> None:
-        """The state for callbacks and reward functions, of a run that begins or goes on."""
-        self.state.log_history, self._saved, self._in_epoch = [], -1, False
-        self.state.best_metric = self.state.best_global_step = None
-        prompts, dataset = self._prompts_of_epoch
-        for line in self.run.history:
-            logs = hooks.reported(line, line["step"] * prompts / dataset)
-            self.state.log_history.append({**logs, "step": line["step"]})
-        self._update_state()
-        self._best_to_state()
-        best = self.run.folder.path / f"checkpoint-{BEST}"
-        self.state.best_model_checkpoint = str(best) if best.is_dir() else None
-
-    def _update_state(self) -> None:
-        prompts, dataset = self._prompts_of_epoch
-        self.state.global_step, self.state.epoch = self.run.step, self.run.step * prompts / dataset
-        self.state.num_input_tokens_seen = self.run.tokens
-        self.state.total_flos = 2.0 * self._parameters * self.run.tokens  # forward only: Kaplan et al., 2001.08361
-
-    def _best_to_state(self) -> None:
-        if self.best.found:
-            self.state.best_metric, self.state.best_global_step = self.best.found.value, self.best.step
-
-    def _trainer_state(self) -> Snapshot:
-        """What reward functions see of it."""
-        return Snapshot({**vars(self.state), "log_history": [*self.state.log_history]})
 
     def _metrics(self, rollouts: Rollouts, norm: float, learning_rate: float) -> dict[str, float]:
         seconds: Mapping[str, float] = rollouts.seconds
@@ -715,38 +680,3 @@ class ESTrainer:
             **{f"time/{name}": value for name, value in seconds.items()},
             **self.fleet.metrics(),
         }
-
-    def _facts(self) -> list[tuple[str, str]]:
-        a, about = self.args, self.engine.describe()
-        rate = "auto" if a.learning_rate == "auto" else f"{a.alpha:g}"
-        mirrored = ", in mirrored pairs" if a.antithetic else ""
-        kind = f"rank-{a.rank}" if a.perturbation == "lowrank" else "full-rank"
-        num_prompts = a.prompts_per_member or a.prompts_per_step or len(self.prompts.train)
-        moved, size = about["moved"] / 1e6, about["parameters"] / 1e6
-        cannot = "" if a.perturbation == "full" else " low-rank"
-        threads = f"{a.replica_cpus} thread{'s' * (a.replica_cpus > 1)}"
-        replicas = f"Ray, {a.replicas} replica{'s' * (a.replicas > 1)} of {threads}"
-        still = [name for name, reason in about["left_out"].items() if reason == FROZEN]
-        rest = len(about["left_out"]) - len(still)
-        left_out = f"{rest} parameters that cannot move{cannot}; journal.jsonl names them"
-        return [
-            ("model", f"{about['model']}: {size:.1f}M parameters, {moved:.1f}M of them move ({about['dtype']})"),
-            *([("frozen", f"{len(still)} parameters with requires_grad=False stay as they are")] if still else []),
-            *([("skipped", left_out)] if rest else []),
-            *([("scope", f"{a.scope}: vLLM's adapters carry linear layers")] if a.uses_lora_adapters else []),
-            *[("engine", remark) for remark in self.engine.remarks],
-            *([("quantized", _quantized(about["quantized"], a.master_dtype))] if "quantized" in about else []),
-            ("population", f"{a.population_size} {kind} members{mirrored}, {num_prompts} prompts each per iteration"),
-            ("step", f"sigma {a.sigma:g}, learning rate {rate}, {a.optimizer}"),
-            ("reward", ", ".join(r.name for r in self.rewards)),
-            *([("fleet", replicas)] if a.fleet == "ray" else []),
-            ("output", str(self.run.folder.path)),
-        ]
-
-
-def _quantized(layers: Mapping[str, str], master: str) -> str:
-    kinds = ", ".join(sorted({*layers.values()}))
-    return (
-        f"{len(layers)} layers stay {kinds}; their master is {master}, from which they are quantized anew after an "
-        "update: small steps change completions once they have added up"
-    )
