@@ -153,7 +153,7 @@ def test_three_nodes_of_unequal_speed_yield_the_bytes_of_one_replica(nodes, tmp_
 
     nodes.start(1)
     nodes.start(2, nice=5)
-    on_ray = [*train, "--fleet", "ray", "--address", "10.77.0.1:6379", "--replicas", "3", "--replica_timeout", "30"]
+    on_ray = [*train, "--fleet", "ray", "--address", "10.77.0.1:6379", "--replicas", "3", "--replica_timeout", "60"]
     killed, joining, cut = {}, None, False  # killed: process by iteration
     log = tmp_path / "log.txt"
     with (
