@@ -46,6 +46,7 @@ ONLY_IN = {
     "vllm": ["engines/vllm/*.py"],
     "ray": ["distributed/ray_*.py"],
     "trl": ["compare/rl.py"],
+    "math_verify": ["rewards/equivalence/math_answers.py"],
     "peft": ["engines/adapters.py"],
     "bitsandbytes": [],  # whoever has such layers has imported it
 }

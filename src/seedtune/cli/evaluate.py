@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 HELP = "evaluate a model, a run or a patch on a task or a dataset"
 _FLAGS = (
     "task task_args dataset_name dataset_config dataset_prompt_column dataset_train_split dataset_test_split "
-    "max_eval_samples reward_funcs eval_funcs reward_weights max_prompt_length max_completion_length "
+    "max_eval_samples reward_funcs reward_args eval_funcs reward_weights max_prompt_length max_completion_length "
     "attn_implementation model_init_kwargs "
     "temperature top_p top_k min_p repetition_penalty stop_strings generation_kwargs generation_batch_size "
     "chat_template_kwargs skip_special_tokens reward_workers reward_batch reward_timeout model_revision "
@@ -70,7 +70,8 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     flags = {"temperature": 1.0, **own_settings(parsed.model, flags), **flags}
     args = resolve({}, flags)
     # A second task: greedy completions at its own length, with its own rewards.
-    own = ("task", "task_args", "max_completion_length", "reward_funcs", "eval_funcs", "reward_weights", "dataset_name")
+    own = {"task", "task_args", "max_completion_length", "dataset_name"}
+    own |= {"reward_funcs", "reward_args", "eval_funcs", "reward_weights"}
     others = {key: value for key, value in flags.items() if key not in own}
     probe = resolve({}, {**others, "task": parsed.probe}) if parsed.probe else None
     data_and_rewards(args)  # errors are raised before a model is loaded

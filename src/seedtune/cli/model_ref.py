@@ -12,13 +12,13 @@ from typing import Any
 from ..config import yaml_file
 from ..journal.folder import RunFolder
 from ..journal.patch import MAGIC, Patch
-from ..tasks.registry import FUNCTIONS
+from ..rewards.builtin import FUNCTIONS
 from ..utils.paths import local_path
 
 #: The settings of a run that an evaluation uses: data, rewards and lengths, and how the model is loaded.
 _USED = (
     "task task_args dataset_name dataset_config dataset_prompt_column dataset_train_split dataset_test_split "
-    "max_eval_samples reward_funcs eval_funcs reward_weights reward_batch max_completion_length "
+    "max_eval_samples reward_funcs reward_args eval_funcs reward_weights reward_batch max_completion_length "
     "chat_template_kwargs skip_special_tokens repetition_penalty stop_strings "
     "max_prompt_length model_revision dtype"
 ).split()
@@ -72,6 +72,10 @@ def own_settings(name: str, given: dict[str, Any]) -> dict[str, Any]:
         for key in ("reward_funcs", "eval_funcs"):
             if not all(isinstance(name, str) and name in FUNCTIONS for name in found.get(key) or []):
                 del found[key]
+        given = found.get("reward_args") or {}
+        judges = [arguments["correct"] for arguments in given.values() if "correct" in arguments]
+        if not all(isinstance(name, str) and name in FUNCTIONS for name in judges):
+            del found["reward_args"]
     other = any(key in given for key in ("task", "dataset_name"))
     return {k: v for k, v in found.items() if k in _USED and v is not None and not (other and k in _OF_TASK)}
 

@@ -69,7 +69,9 @@ def _train(cell: dict[str, Any], parts: dict[str, Any], folder: Path) -> None:
     context = MethodContext(
         model=pretrained_name(resolve({}, shared).model_name_or_path),
         train_dataset=[dict(row) for row in parts["train_dataset"]],
-        reward_funcs=[reward.function for reward in reward_functions(parts["reward_funcs"])],
+        reward_funcs=[
+            reward.function for reward in reward_functions(parts["reward_funcs"], resolve({}, shared).reward_args)
+        ],
         max_completion_length=resolve({}, shared).max_completion_length,
         num_completions=cell["num_completions"],
         evaluations=cell["evaluations"],

@@ -77,7 +77,8 @@ def comparison(values: Mapping[str, Any]) -> Comparison:
         raise ConfigError(f"{', '.join(pushed)}: a comparison is not pushed: use hf upload for what is to be kept.")
     args = resolve({}, shared)
     parts = data_and_rewards(args)
-    gold_metrics = eval_functions(parts["eval_funcs"], reward_functions(parts["reward_funcs"]))
+    rewards = reward_functions(parts["reward_funcs"], args.reward_args)
+    gold_metrics = eval_functions(parts["eval_funcs"], rewards, args.reward_args)
     methods = values.get("methods") or {"es": {}, "grpo": {}}
     if not isinstance(methods, Mapping):
         raise ConfigError("methods must map names to settings, for example {es: {}, grpo: {learning_rate: 5e-6}}.")

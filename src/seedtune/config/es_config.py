@@ -57,6 +57,8 @@ generation, scoring = Group("Generation"), Group("Rewards", affects_weights=Fals
 replication, model = Group("Fleet", affects_weights=False), Group("Model", affects_weights=False)
 
 
+#: Settings that a journal names only where they say something: it has the same bytes as before there were any.
+_UNSAID = ("reward_args",)
 #: What a setting of these kinds is when nothing is said of it.
 _EMPTY: dict[str, Callable[[], Any]] = {"list[str]": list, "dict[str, Any]": dict}
 
@@ -212,6 +214,10 @@ class ESConfig:
     reward_weights: list[float] | list[dict[str, Any]] | None = scoring(
         "one weight per reward function; default 1; or stages {weights, until}, with until an iteration or a rule "
         "such as 'eval/exact > 0.3'",
+        affects_weights=True,
+    )
+    reward_args: dict[str, Any] = scoring(
+        "arguments of reward and eval functions by their names, e.g. {majority: {equivalence: math}}",
         affects_weights=True,
     )
     reward_workers: int | None = scoring(
@@ -466,7 +472,8 @@ class ESConfig:
 
     def trajectory_config(self) -> dict[str, Any]:
         """The settings that the weights depend on: what a journal's header holds, and what a resume must not change."""
-        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["affects_weights"]}
+        settings = [f for f in dataclasses.fields(self) if f.metadata["affects_weights"]]
+        found = {f.name: getattr(self, f.name) for f in settings if f.name not in _UNSAID or getattr(self, f.name)}
         return {**found, "max_steps": self.max_steps} if self.is_scheduled else found
 
     @classmethod

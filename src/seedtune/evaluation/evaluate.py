@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ class EvalSpec:
     seed: int = 42
     generation_batch_size: int | None = None
     reward_weights: list[float] | None = None
+    reward_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     reward_workers: int | None = None
     reward_timeout: float = 60.0
     reward_batch: str = "any"
@@ -80,8 +81,8 @@ def evaluate(
 
     Raises ConfigError, DataError or RewardError, as training does.
     """
-    rewards = reward_functions(reward_funcs)
-    gold_metrics = eval_functions(eval_funcs, rewards)
+    rewards = reward_functions(reward_funcs, spec.reward_args)
+    gold_metrics = eval_functions(eval_funcs, rewards, spec.reward_args)
     if not rewards:
         raise RewardError("reward_funcs is empty: there is nothing to measure. Give at least one function.")
     weights = full_weights(spec.reward_weights, rewards)

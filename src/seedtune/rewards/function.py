@@ -18,6 +18,7 @@ from ..errors import ConfigError, RewardError
 from ..tasks.base import text_of
 from ..utils.paths import AnyPath, path_text
 from . import event_loop
+from .builtin import arguments_of, check_arguments, is_confidence
 from .lookup import resolve
 from .metric_names import EVALUATION, check_column, check_metric
 from .returned import NotRewards, number, rewards_of, shown
@@ -42,10 +43,50 @@ class Reward:
     source: str | Callable[..., Any]
     #: What it is called in metrics, where its own name is another's already.
     label: str = ""
+    #: What `reward_args` give it, by the names of its parameters.
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def unbound(self) -> Callable[..., Any]:
+        """Without its arguments."""
+        return resolve(self.source) if isinstance(self.source, str) else self.source
 
     @property
     def function(self) -> Callable[..., Any]:
-        return resolve(self.source) if isinstance(self.source, str) else self.source
+        return partial(self.unbound, **self.arguments) if self.arguments else self.unbound
+
+    @property
+    def is_confidence(self) -> bool:
+        """Whether it needs no labels, and can be earned by saying the same whatever is asked."""
+        return is_confidence(self.unbound)
+
+    def bind(self, arguments: Any) -> Reward:
+        """With these arguments. Raises ConfigError for those that the function has no parameters for, or that are the
+        trainer's to give.
+        """
+        if not isinstance(arguments, Mapping):
+            raise ConfigError(
+                f"reward_args: {self.name} needs a mapping of arguments, such as {{equivalence: math}}; got "
+                f"{arguments!r}."
+            )
+        known = self._arguments()
+        for name in arguments:
+            if name not in known:
+                takes = f"it takes {', '.join(known)}" if known else "it takes none"
+                raise ConfigError(f"reward_args: reward function {self.name!r} has no argument {name!r}; {takes}.")
+        return dataclasses.replace(self, arguments=dict(arguments))
+
+    def _arguments(self) -> list[str]:
+        """What it can be given besides what every function is called with."""
+        function = self.unbound
+        if (ours := arguments_of(function)) is not None:
+            return list(ours)
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):
+            return []
+        named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        return [name for name in named if name not in GIVEN]
 
     @property
     def name(self) -> str:
@@ -56,7 +97,15 @@ class Reward:
         return self.label or str(getattr(function, "__name__", None) or type(function).__name__)
 
     def check_columns(self, columns: Sequence[str]) -> None:
-        """Raise RewardError when the function requires a column that the dataset does not have."""
+        """Raise RewardError when the function requires a column that the dataset does not have, and ConfigError when
+        its arguments do not go with the columns.
+        """
+        if both := [name for name in self.arguments if name in columns]:
+            raise ConfigError(
+                f"reward_args: {self.name}: the dataset has a column {both[0]!r}, which the function gets, too: rename "
+                "the column, or leave the argument out."
+            )
+        check_arguments(self.function, columns)
         taken = [c for c in columns if c in GIVEN and c not in NOT_GIVEN]
         if taken:
             raise RewardError(
@@ -86,20 +135,33 @@ RewardFunc = AnyPath | Callable[..., Any]
 RewardFuncs = RewardFunc | Sequence[RewardFunc]
 
 
-def reward_functions(funcs: RewardFuncs | None) -> list[Reward]:
+def reward_functions(funcs: RewardFuncs | None, reward_args: Mapping[str, Any] | None = None) -> list[Reward]:
     """Reward functions, each found and callable, and each with a name of its own: `score`, `score_2`, in the order
-    given. Raises RewardError.
+    given; with the arguments that `reward_args` has under their names. Raises RewardError, ConfigError.
     """
-    return _told_apart(_found(funcs), ())
+    return _bound(_told_apart(_found(funcs), ()), reward_args or {})
 
 
-def eval_functions(funcs: RewardFuncs | None, rewards: Sequence[Reward]) -> list[Reward]:
+def eval_functions(
+    funcs: RewardFuncs | None, rewards: Sequence[Reward], reward_args: Mapping[str, Any] | None = None
+) -> list[Reward]:
     """Functions that are measured on the center beside `rewards`, each with a name of its own, which no metric of an
-    evaluation has. One that is a reward as well is called as there. Raises RewardError.
+    evaluation has. One that is a reward as well is called as there. Raises RewardError, and ConfigError where
+    `reward_args` names a function that is neither among these nor among `rewards`.
     """
-    same = {id(reward.function): reward.name for reward in rewards if reward.name not in EVALUATION}
-    found = [dataclasses.replace(r, label=same.get(id(r.function), "")) for r in _found(funcs)]
-    return _told_apart(found, {*EVALUATION, *(reward.name for reward in rewards)})
+    same = {id(reward.unbound): reward.name for reward in rewards if reward.name not in EVALUATION}
+    found = [dataclasses.replace(r, label=same.get(id(r.unbound), "")) for r in _found(funcs)]
+    found = _bound(_told_apart(found, {*EVALUATION, *(reward.name for reward in rewards)}), reward_args or {})
+    names = list(dict.fromkeys(reward.name for reward in (*rewards, *found)))
+    if unknown := [name for name in reward_args or {} if name not in names]:
+        raise ConfigError(
+            f"reward_args: there is no reward function {unknown[0]!r} in this run; there are: {', '.join(names)}."
+        )
+    return found
+
+
+def _bound(rewards: Sequence[Reward], reward_args: Mapping[str, Any]) -> list[Reward]:
+    return [r.bind(reward_args[r.name]) if r.name in reward_args else r for r in rewards]
 
 
 def _found(funcs: RewardFuncs | None) -> list[Reward]:

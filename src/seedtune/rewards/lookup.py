@@ -14,8 +14,8 @@ from typing import Any
 import cloudpickle
 
 from ..errors import RewardError
-from ..tasks.registry import FUNCTIONS
 from ..utils.paths import local_path
+from .builtin import FUNCTIONS
 
 
 @cache

@@ -129,8 +129,8 @@ class ESTrainer:
                 "learning_rate: auto measures how reliable rewards are by comparing prompts, and the dataset has one: "
                 "give more prompts, or a number as learning_rate."
             )
-        self.rewards = reward_functions(reward_funcs)
-        self.gold_metrics = eval_functions(eval_funcs, self.rewards)
+        self.rewards = reward_functions(reward_funcs, args.reward_args)
+        self.gold_metrics = eval_functions(eval_funcs, self.rewards, args.reward_args)
         if not self.rewards:
             raise RewardError("reward_funcs is empty: there is nothing to optimize. Give at least one function.")
         self.prompts.check_columns(self.rewards, self.gold_metrics)

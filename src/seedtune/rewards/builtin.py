@@ -1,0 +1,80 @@
+"""Built-in reward functions, by name: those of the tasks, and those of confidence and calibration with the arguments
+that `reward_args` may give them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from ..errors import ConfigError, RewardError
+from ..tasks.registry import FUNCTIONS as OF_TASKS
+from .answers import check_pattern
+from .calibration import calibration, judge_of, likelihood_calibration, majority_calibration
+from .confidence import discrete_semantic_entropy, majority, self_certainty, semantic_density, semantic_entropy
+from .equivalence import plug_of
+
+#: Rewards without labels, which a model can earn by saying the same whatever it is asked.
+CONFIDENCE = (semantic_entropy, discrete_semantic_entropy, semantic_density, majority, self_certainty)
+CALIBRATION = (calibration, majority_calibration, likelihood_calibration)
+_OWN = {function.__name__: function for function in (*CONFIDENCE, *CALIBRATION)}
+FUNCTIONS: dict[str, Callable[..., Any]] = {**OF_TASKS, **_OWN}
+
+_COMPARE = ("equivalence", "answer")
+_ARGUMENTS: dict[str, Sequence[str]] = {
+    **{f.__name__: _COMPARE for f in CONFIDENCE},
+    **{f.__name__: (*_COMPARE, "correct", "correctness") for f in CALIBRATION},
+    "semantic_entropy": (*_COMPARE, "per_token"),
+    "self_certainty": (),
+}
+
+
+def innermost(function: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """What a partial calls in the end, and the arguments that it gives."""
+    given: dict[str, Any] = {}
+    while isinstance(function, partial):
+        given = {**function.keywords, **given}
+        function = function.func
+    return function, given
+
+
+def arguments_of(function: Callable[..., Any]) -> Sequence[str] | None:
+    """Names of arguments that one of ours takes besides what every function is called with; None: it is another's."""
+    return next((_ARGUMENTS[name] for name, ours in _OWN.items() if ours is function), None)
+
+
+def is_confidence(function: Callable[..., Any]) -> bool:
+    """Whether it, or what a partial calls, is a reward that needs no labels."""
+    return any(innermost(function)[0] is ours for ours in CONFIDENCE)
+
+
+def check_arguments(function: Callable[..., Any], columns: Sequence[str]) -> None:
+    """Raise ConfigError or RewardError when one of ours, or a partial of it, has arguments that it cannot be called
+    with, or not with these columns: a model that is not there, no column with solutions.
+    """
+    ours, given = innermost(function)
+    if arguments_of(ours) is None:
+        return
+    if "equivalence" in given:
+        plug_of(given["equivalence"]).check()
+    if given.get("answer") is not None:
+        check_pattern(given["answer"])
+    for name, kinds in (("per_token", (bool,)), ("correctness", (int, float))):
+        if not isinstance(given.get(name, kinds[0]()), kinds):
+            raise ConfigError(f"reward_args: {ours.__name__}: {name} is a {kinds[0].__name__}; got {given[name]!r}.")
+    if any(ours is f for f in CALIBRATION):
+        _check_judge(ours.__name__, given.get("correct"), columns)
+
+
+def _check_judge(name: str, correct: Any, columns: Sequence[str]) -> None:
+    if correct is not None:
+        from .function import Reward  # which calls what stands here
+
+        Reward(judge_of(correct)).check_columns(columns)
+    elif "solution" not in columns:
+        raise RewardError(
+            f"reward function {name!r} compares answers with the column 'solution', which the dataset lacks; its "
+            f"columns are: {', '.join(columns)}. Add it, or name a reward function that gives 1 for what is right: "
+            f"reward_args: {{{name}: {{correct: NAME}}}}."
+        )
