@@ -255,7 +255,7 @@ def test_rungs_are_solvable_and_train_and_test_are_disjoint(rung):
         value, used = countdown.evaluate(row["solution"])
         assert (value, used) == (row["target"], Counter(row["numbers"]))
         assert countdown_ladder.count_solutions(row["numbers"], row["target"], spec.operators) >= 1
-        assert row["rung"] == 1
+        assert row["rung"] == rung
         assert f"Target: {row['target']}\nAnswer:" in row["prompt"]
 
 
@@ -317,6 +317,12 @@ def test_the_papers_example_cannot_be_scored():
     assert countdown.countdown(completions=[copied], numbers=[[1, 2, 3]], target=[1]) == pytest.approx([1.01])
 
 
+def test_rungs_are_numbered_as_in_the_table_and_own_ones_by_their_place():
+    own = {"numbers": 2, "largest": 50, "operators": "+"}
+    assert {row["rung"] for row in ladder(rungs=[3, 5], problems=20).train} == {3, 5}
+    assert {row["rung"] for row in ladder(rungs=[own, 3], problems=20).train} == {1, 2}
+
+
 @pytest.mark.parametrize(
     ("task_args", "says"),
     [
@@ -324,6 +330,7 @@ def test_the_papers_example_cannot_be_scored():
         ({"rungs": [0]}, "rungs 1 to 7"),
         ({"rungs": []}, "a list"),
         ({"rungs": "1"}, "a list"),
+        ({"rungs": [2, {"numbers": 2, "largest": 20, "operators": "+-*"}]}, "names one twice"),
         ({"rungs": [{"numbers": 9, "largest": 9}]}, "2 to 6 numbers"),
         ({"rungs": [{"numbers": 2}]}, "a mapping with numbers"),
         ({"rungs": [{"numbers": 2, "largest": 9, "operators": "^"}]}, "operators are some of"),

@@ -74,9 +74,9 @@ def configure(
     seed: int = 1,
 ) -> Task:
     """The ladder as a task. `rungs`: numbers of `RUNGS`, or mappings `{numbers, largest, operators}`, from easy to
-    hard; rows have their number, from 1, in the column `rung`. `style`: `few_shot` (a text that goes on from
-    solved examples of the rung),
-    `chat` (the examples are turns of a conversation) or `paper`. `problems` and `test_problems`: per rung; fewer where
+    hard; rows have the number of theirs in the column `rung`, or its place in the list where one is a mapping.
+    `style`: `few_shot` (a text that goes on from solved examples of the rung), `chat` (the examples are turns of a
+    conversation) or `paper`. `problems` and `test_problems`: per rung; fewer where
     a rung has no more. `examples`: how many are solved in a prompt.
 
     Raises ConfigError.
@@ -95,11 +95,15 @@ def configure(
     if isinstance(rungs, str) or not isinstance(rungs, Sequence) or not rungs:
         raise ConfigError(f"task_args: rungs is a list, for example [1, 2, 3], got {rungs!r}.")
     ladder = [_rung(rung) for rung in rungs]
+    if len(set(ladder)) < len(ladder):
+        raise ConfigError(f"task_args: rungs names one twice: {rungs!r}.")
+    known = all(isinstance(rung, int) for rung in rungs)
+    numbers = [int(rung) for rung in rungs if isinstance(rung, int)] if known else range(1, len(ladder) + 1)
 
     def load() -> tuple[Rows, Rows]:
         parts = [
             _rows(number, rung, _asker(style, rung, examples, seed), problems, test_problems, seed)
-            for number, rung in enumerate(ladder, 1)
+            for number, rung in zip(numbers, ladder, strict=True)
         ]
         train, test = (tuple(row for part in parts for row in part[n]) for n in (0, 1))
         return train, test
