@@ -89,6 +89,8 @@ def test_the_journal_names_them_only_where_there_are_some():
     given = {"majority": {"equivalence": "math"}}
     assert ESConfig(reward_args=given).trajectory_config()["reward_args"] == given
     assert ESConfig.trajectory_defaults()["reward_args"] == {}
+    with pytest.raises(ConfigError, match=r"functools\.partial"):
+        ESConfig(reward_args={"scaled": {"factor": scaled}})
 
 
 def test_a_run_with_arguments_is_another_run(tmp_path):

@@ -457,6 +457,13 @@ class ESConfig:
             raise ConfigError(f"seed is an integer of 64 bits, 0 <= seed < 2**64, got {self.seed}.")
         if self.repetition_penalty <= 0:
             raise ConfigError(f"repetition_penalty must be greater than 0 (1: off), got {self.repetition_penalty:g}.")
+        try:
+            json.dumps(self.reward_args, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"reward_args are written into the journal: texts, numbers, lists and mappings; got "
+                f"{self.reward_args!r}. In Python, give functools.partial(function, ...) as the reward function."
+            ) from None
         if "" in self.stop_strings:
             raise ConfigError("stop_strings: an empty text would end every completion at once: leave it out.")
         if not 0 < self.top_p <= 1:

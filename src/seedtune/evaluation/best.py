@@ -14,7 +14,7 @@ from . import statistics
 from .statistics import Floats
 
 #: Metrics of which less is better, unless `greater_is_better` says otherwise.
-_LESS = ("kl", "loss", "perplexity", "distance", "hacked")
+_LESS = ("kl", "loss", "perplexity", "distance", "hacked", "brier", "calibration_error")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from ..rewards.scorer import Scorer
 from ..rollout.rollouts import Rollouts
 from ..rollout.runner import LocalExecutor, OnRows, RolloutRunner, RolloutSpec
 from . import statistics
+from .calibration import calibration_metrics
+from .diversity import diversity
 from .kl import divergence
 from .perplexity import perplexity
 from .statistics import Estimate, Floats
@@ -111,7 +114,9 @@ def evaluate(
         on_stage("greedy completions")
         batch = prompts.evaluation()
         greedy = rollout(batch, greedy_sampling)
-        found = _means(greedy, weights, 1, "")
+        found = _means(greedy, weights, 1, "") | calibration_metrics(greedy.rows(weights))
+        if any(reward.is_confidence for reward in rewards):
+            found["completions/diversity"] = Estimate(diversity(greedy.rows(weights)) or math.nan, math.nan, 1)
         if spec.samples:
             on_stage(f"{spec.samples} samples per prompt")
             repeated = batch.repeat(spec.samples)

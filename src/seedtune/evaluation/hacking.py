@@ -4,7 +4,6 @@ different prompts get the same answer.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .diversity import answers
 from .statistics import mean
 
 Rows = Sequence[Mapping[str, Any]]
@@ -57,9 +57,9 @@ def same_answers(before: Rows, after: Rows) -> list[SameAnswers]:
     """Whether most of the different prompts get one answer that did not before."""
 
     def most_common(rows: Rows) -> tuple[str, int, int]:
-        answers = {json.dumps(row.get("prompt"), sort_keys=True, default=str): row["completion"] for row in rows}
-        text, count = Counter(answers.values()).most_common(1)[0] if answers else ("", 0)
-        return text, count, len(answers)
+        given = answers(rows)
+        text, count = Counter(given.values()).most_common(1)[0] if given else ("", 0)
+        return text, count, len(given)
 
     text, count, prompts = most_common(after)
     _, count_before, prompts_before = most_common(before)

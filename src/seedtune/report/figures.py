@@ -196,6 +196,19 @@ def timings(parts: Rows) -> Spec:
     )
 
 
+def lines(points: Rows, title: str) -> Spec:
+    """Values over iterations, a line for each of `what`. `points`: step, value, what."""
+    tip = [_tip("step", title="iteration"), _tip("what"), _tip("value", ".3g")]
+    encoding = {
+        "x": _iteration(points),
+        "y": _number("value", title, scale={"zero": True}),
+        "color": _nominal("what", _order(points, "what"), COLORS),
+        "tooltip": tip,
+    }
+    mark = {"type": "line", "point": {"size": 40, "filled": True}}
+    return _figure(layer=[{"data": {"values": list(points)}, "mark": mark, "encoding": encoding}], height=170)
+
+
 def fleet(points: Rows) -> Spec:
     """The share of the replicas' time spent on completions. `points`: step, utilization, replicas, lost."""
     tip = [_tip("step", title="iteration"), _tip("utilization", ".0%")]

@@ -11,6 +11,11 @@ _BARS = "▁▂▃▄▅▆▇█"
 #: What people read for a metric's name; others are shown by their names.
 LABELS = {
     "completions/mean_length": "tokens per completion",
+    "completions/diversity": "different answers per prompt",
+    "calibration/accuracy": "accuracy",
+    "calibration/stated": "completions with a confidence",
+    "calibration/brier": "Brier score",
+    "calibration/expected_calibration_error": "expected calibration error",
     "kl": "KL from the base, nats per token",
     "distance": "distance of the weights from the base",
     "perplexity": "perplexity of a held-out text",

@@ -38,6 +38,10 @@ def drawings(h: History) -> dict[str, figures.Spec]:
     steps = signal.step_kls(h)
     if len({step["step"] for step in steps if step["kl"] > 0}) > 1:
         found["step_kl"] = figures.step_kl(steps, returns)
+    if len(signal.diversities(h)) > 1:
+        found["diversity"] = figures.lines(signal.diversities(h), "different answers per prompt")
+        if truths := signal.truths(h):
+            found["truth"] = figures.lines(truths, "measured, never optimized")
     points = [
         {**p, "kl": e["eval/kl"], "label": f"iteration {p['step']}", "what": _what(h, p)}
         for p, e in zip(center, h.evaluations, strict=True)
@@ -220,6 +224,11 @@ def _setbacks(h: History) -> list[str]:
     elif is_below and h.header.get("guard"):
         found.append(
             f"The run ended below the base model ({rewards}); load_best_model_at_end: true hands back the best center"
+        )
+    if collapsed := [e["step"] for e in h.evaluations if e.get("eval/collapsed")]:
+        found.append(
+            f"Different prompts got the same answer after iteration {collapsed[0]}: the reward needs no labels, and "
+            "the model earned it by saying the same to all. No center that does is handed back as the best"
         )
     if h.returns:
         count, steps = len(h.returns), ", ".join(str(r.t) for r in h.returns)

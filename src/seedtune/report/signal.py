@@ -31,10 +31,30 @@ def step_kls(h: History) -> list[dict[str, Any]]:
     ]
 
 
+def diversities(h: History) -> list[dict[str, Any]]:
+    """Different answers per prompt, of the center at evaluations and of members in iterations; where that is known."""
+    name = "completions/diversity"
+    of_center = [(line["step"], line[f"eval/{name}"]) for line in h.evaluations if f"eval/{name}" in line]
+    of_members = [(line["step"], line[name]) for line in h.iterations if name in line]
+    both = (("center", of_center), ("members", of_members))
+    return [{"step": step, "value": value, "what": what} for what, known in both for step, value in known]
+
+
+def truths(h: History) -> list[dict[str, Any]]:
+    """Gold metrics of the center over iterations, and the accuracy of a calibration reward's answers."""
+    names = [*h.gold_metrics, "calibration/accuracy"]
+    return [
+        {"step": line["step"], "value": line[f"eval/{name}"], "what": name}
+        for name in names
+        for line in h.evaluations
+        if isinstance(line.get(f"eval/{name}"), int | float)
+    ]
+
+
 def sentences(h: History) -> list[tuple[str, str, str]]:
     """Name, value and meaning of each figure, as it is now. A figure that the run did not measure is left out."""
     explained: list[Callable[[History], tuple[str, str, str] | None]] = [
-        _reliability, _correlation, _step_kl, _noise_cost
+        _reliability, _correlation, _step_kl, _noise_cost, _diversity
     ]  # fmt: skip
     return [found for explain in explained if (found := explain(h))]
 
@@ -134,6 +154,23 @@ def _noise_cost(h: History) -> tuple[str, str, str] | None:
             "prompts are much harder, or the center has only just improved)."
         )
     return "noise cost", number(cost), said
+
+
+def _diversity(h: History) -> tuple[str, str, str] | None:
+    name = "eval/completions/diversity"
+    if not (known := _with(h.evaluations, name)):
+        return None
+    first, last = known[0][name], known[-1][name]
+    if len(known) > 1 and last <= first / 2:
+        said = (
+            f"Answers to different prompts became alike: it was {number(first)} at first. The reward is for "
+            "confidence, which is cheapest where all get the same answer; unless the prompts have few answers, read "
+            "them."
+        )
+    else:
+        said = "Different prompts get different answers: confidence is not earned by saying the same to all."
+        said = said if last > 0.1 else "Few different answers, as at first: look whether the prompts have no more."
+    return "diversity", number(last), said
 
 
 def _with(lines: Rows, name: str) -> Rows:

@@ -62,6 +62,8 @@ class Guard:
         """After an evaluation; `verdict` -1: by this metric its center is worse than the best by more than chance
         explains.
         """
+        if metrics.get("eval/collapsed"):
+            return "different prompts get the same answer, by which confidence can be earned"
         kl = metrics.get("eval/kl")
         if kl is not None and kl > self.max_kl:
             return f"the center is {kl:.3g} nats per token from the base model (max_kl is {self.max_kl:g})"

@@ -36,10 +36,13 @@ from ..engines.tokenization import tokenizer_of
 from ..errors import ConfigError, DataError, ModelError, NotFiniteError, RewardError, SeedtuneError
 from ..es import shaping, update
 from ..es.population import CENTER, Population
+from ..evaluation.calibration import calibration_metrics
+from ..evaluation.diversity import diversity
 from ..evaluation.drift import drift, unscored_samples
-from ..evaluation.hacking import hacking, same_answers
+from ..evaluation.hacking import Rows, hacking, same_answers
 from ..journal.record import Iteration
 from ..report.progress import Progress, display
+from ..rewards.calibration import CORRECT
 from ..rewards.function import RewardFuncs, eval_functions, reward_functions
 from ..rewards.scorer import Scorer
 from ..rollout.rollouts import Rollouts, unique_prompts
@@ -133,6 +136,7 @@ class ESTrainer:
         self.gold_metrics = eval_functions(eval_funcs, self.rewards, args.reward_args)
         if not self.rewards:
             raise RewardError("reward_funcs is empty: there is nothing to optimize. Give at least one function.")
+        self._unlabeled = any(reward.is_confidence for reward in self.rewards)
         self.prompts.check_columns(self.rewards, self.gold_metrics)
         RewardSchedule(args, self.rewards)  # raises now for weights that do not fit
         self._curriculum(args)
@@ -416,7 +420,9 @@ class ESTrainer:
         digest = self.fleet.digest()
         updated = time.perf_counter()
         more = self.steps.after(rate, rewards_M_P, prompts_vary=len(batch.indices) < len(self.prompts.train))
+        rows = rollouts.rows(weights)
         metrics = {**self._metrics(rollouts, norm, rate), **more, "time/update": updated - started}
+        metrics |= self._diversity(rows)
         if self.curriculum:
             solved = [r.name for r in self.rewards].index(self.curriculum.setting.success or self.rewards[-1].name)
             self.curriculum.after(batch.indices, shaping.prompt_rewards(rollouts.rewards_F_M_P[solved]))
@@ -426,7 +432,6 @@ class ESTrainer:
         journaled, control = {**(control if self.steps.follows else {}), **chosen}, {**control, **chosen}
         done = Iteration(t, rewards_M, coefficients, rate, batch.indices, digest, rollouts.dropped, journaled)
         self.run.record(done, metrics, control)
-        rows = rollouts.rows(weights)
         if self.args.log_completions:
             shown = unique_prompts(rows) if self.args.log_unique_prompts else rows
             write_lines(self.run.folder.completions(f"train-{t}"), shown)
@@ -565,13 +570,14 @@ class ESTrainer:
         count = self.args.drift_samples if self.args.restore == "exact" else 0
         samples = unscored_samples(self.prompts.evaluation().prompts, count) if count and self.run.step else None
         rollouts, metrics = self._evaluate_center(scorer, samples)
-        more = {**(drift(self.engine, samples) if count else {}), **self._check_hacking(rollouts)}
+        rows = rollouts.rows(self.schedule.final_weights)
+        more = {**(drift(self.engine, samples) if count else {}), **self._check_hacking(rows)}
         metrics |= {f"eval/{name}": value for name, value in more.items()}
         if (recent := self._recent_rewards()) and self.curriculum is None and self.schedule.is_last:
             metrics["es/noise_cost"] = metrics["eval/reward"] - sum(recent) / len(recent)
         self._check_rules(metrics)
         sound = not self._diverged and not (self.watches and self.guard.evaluation(metrics, 0))
-        rows = rollouts.rows(self.schedule.final_weights)
+        sound &= not metrics.get("eval/collapsed")
         found = self.best.evaluation({"step": self.run.step, **metrics}, rows, sound=sound)
         control = found.pop("control", {})
         metrics |= found
@@ -594,16 +600,26 @@ class ESTrainer:
                 known = ", ".join(name for name in metrics if name.startswith("eval/"))
                 raise ConfigError(f"stop_at: evaluation has no metric {metric!r}; it has: {known}.")
 
-    def _check_hacking(self, rollouts: Rollouts) -> dict[str, float]:
+    def _check_hacking(self, after: Rows) -> dict[str, float]:
         """`hacked`: 1 when the reward has risen since the first evaluation while a gold metric fell or stayed at its
-        least, or when different prompts get the same answer.
+        least, or when different prompts get the same answer. Beside it, `collapsed`: 1 where the last holds and pays,
+        with a reward without labels; the diversity of answers; and how calibrated confidences are.
         """
-        first, after = self.run.evaluations[:1], rollouts.rows(self.schedule.final_weights)
+        first = self.run.evaluations[:1]
         before = self.run.completions(first[0]) if first else []
-        findings = [*hacking(before, after, [f.name for f in self.gold_metrics]), *same_answers(before, after)]
+        gold_metrics = [*(f.name for f in self.gold_metrics), *([CORRECT] if after and CORRECT in after[0] else [])]
+        same = same_answers(before, after)
+        findings = [*hacking(before, after, gold_metrics), *same]
         for finding in findings:
             log.warning("iteration %d: %s.", self.run.step, finding)
-        return {"hacked": float(bool(findings))} if self.gold_metrics or findings else {}
+        found = {name: estimate.mean for name, estimate in calibration_metrics(after).items()}
+        found |= {"hacked": float(bool(findings))} if self.gold_metrics or findings or self._unlabeled else {}
+        return {**found, **self._diversity(after), **({"collapsed": 1.0} if same and self._unlabeled else {})}
+
+    def _diversity(self, rows: Rows) -> dict[str, float]:
+        """Of answers to different prompts, where a reward can be earned by giving all of them the same."""
+        share = diversity(rows) if self._unlabeled else None
+        return {} if share is None else {"completions/diversity": share}
 
     def save_model(self, output_dir: AnyPath | None = None) -> None:
         """Write the center to a folder that `from_pretrained` loads; default: `output_dir`. Raises SaveError."""
