@@ -91,7 +91,7 @@ class Step(NamedTuple):
 
 
 @numba.njit(nogil=True, cache=True)
-def tile_philox(x, first, parameter, purpose, key):  # type: ignore[no-untyped-def]
+def tile_philox(x, first, parameter, purpose, key):
     """`spec.philox4x32` on blocks `first`, `first + 1`, ...; x [4 * blocks] uint32."""
     s = np.uint64(32)
     for j in range(x.size // 4):
@@ -115,13 +115,13 @@ def tile_philox(x, first, parameter, purpose, key):  # type: ignore[no-untyped-d
 
 
 @numba.njit(nogil=True, cache=True)
-def tile_gather(out, words, table):  # type: ignore[no-untyped-def]
+def tile_gather(out, words, table):
     for j in range(out.size):
         out[j] = table[words[j]]
 
 
 @numba.njit(nogil=True, cache=True)
-def tile_normals(out, x, index, table, parameter, purpose, key):  # type: ignore[no-untyped-def]
+def tile_normals(out, x, index, table, parameter, purpose, key):
     """Normals of elements `index`... into `out`; x is scratch of `4 * (tile blocks + 1)` words."""
     block = np.uint64(index) >> np.uint64(3)
     skip = index & 7
@@ -130,14 +130,14 @@ def tile_normals(out, x, index, table, parameter, purpose, key):  # type: ignore
 
 
 @numba.njit(nogil=True, cache=True)
-def tile_copy(out, x):  # type: ignore[no-untyped-def]
+def tile_copy(out, x):
     """`out[:] = x`, which takes numba two seconds to compile."""
     for j in range(out.size):
         out[j] = x[j]
 
 
 @numba.njit(nogil=True, cache=True)
-def tile_load(tile, weights, i, j):  # type: ignore[no-untyped-def]
+def tile_load(tile, weights, i, j):
     """Elements i to j (exclusive) of the weights into `tile`, as float32."""
     if weights.format == F32:
         tile_copy(tile, weights.values32[i:j])
@@ -164,20 +164,20 @@ def tile_load(tile, weights, i, j):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def tile_round_bf16(out, x):  # type: ignore[no-untyped-def]
+def tile_round_bf16(out, x):
     for j in range(out.size):
         z = x[j]
         out[j] = np.uint16((z + np.uint32(0x7FFF) + ((z >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
 @numba.njit(nogil=True, cache=True)
-def tile_round_stochastically(out, x, dither):  # type: ignore[no-untyped-def]
+def tile_round_stochastically(out, x, dither):
     for j in range(out.size):
         out[j] = np.uint16(np.uint32(x[j] + np.uint32(dither[j])) >> np.uint32(16))
 
 
 @numba.njit(nogil=True, cache=True)
-def tile_round_f16(out, x):  # type: ignore[no-untyped-def]
+def tile_round_f16(out, x):
     """IEEE float32 to float16, to nearest, ties to even, subnormals and overflow included."""
     for j in range(out.size):
         sign = np.uint32(x[j] >> np.uint32(16)) & np.uint32(0x8000)
@@ -201,7 +201,7 @@ def tile_round_f16(out, x):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def tile_store(weights, i, j, tile):  # type: ignore[no-untyped-def]
+def tile_store(weights, i, j, tile):
     """`tile`, rounded to their format, into elements i to j (exclusive) of the weights."""
     if weights.format == F32:
         tile_copy(weights.values32[i:j], tile)
@@ -212,13 +212,13 @@ def tile_store(weights, i, j, tile):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def tile_scaled_add(tile, noise, scale):  # type: ignore[no-untyped-def]
+def tile_scaled_add(tile, noise, scale):
     for j in range(tile.size):
         tile[j] = tile[j] + scale * noise[j]
 
 
 @numba.njit(nogil=True, cache=True)
-def tile_step(tile, g, m, v, anchor, step):  # type: ignore[no-untyped-def]
+def tile_step(tile, g, m, v, anchor, step):
     """`es.update.apply` on one tile; m and v are empty where the rule keeps no such state."""
     one = np.float32(1)
     for j in range(tile.size):
@@ -236,7 +236,7 @@ def tile_step(tile, g, m, v, anchor, step):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def tile_add_low_rank(g, e, a, b, column, scale, c):  # type: ignore[no-untyped-def]
+def tile_add_low_rank(g, e, a, b, column, scale, c):
     """g + c * `spec.low_rank` on a run of one row, from `column` on: a [rank] is its row of A, b [rank, columns] is B.
 
     `e` is scratch. Rank 1 in one loop: the same roundings, less time. Rows of b are sliced one by one: numba then
@@ -258,7 +258,7 @@ def tile_add_low_rank(g, e, a, b, column, scale, c):  # type: ignore[no-untyped-
 
 
 @numba.njit(nogil=True, cache=True)
-def tile_sum_sq_delta(before, after):  # type: ignore[no-untyped-def]
+def tile_sum_sq_delta(before, after):
     """The sum of squared differences, in eight sums of every eighth element: one sum would wait for itself."""
     sums = np.zeros(8)
     whole = before.size - before.size % 8
@@ -278,7 +278,7 @@ def tile_sum_sq_delta(before, after):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def global_index(i, row_block):  # type: ignore[no-untyped-def]
+def global_index(i, row_block):
     """The index, in the whole parameter, of element i of a row block, and how many elements of its row are left."""
     row = i // row_block.columns
     column = i - row * row_block.columns
@@ -286,14 +286,14 @@ def global_index(i, row_block):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def normals(out, start, table, parameter, purpose, key):  # type: ignore[no-untyped-def]
+def normals(out, start, table, parameter, purpose, key):
     x = np.empty(SCRATCH, np.uint32)
     for i in range(0, out.size, SIZE):
         tile_normals(out[i : i + SIZE], x, start + i, table, parameter, purpose, key)
 
 
 @numba.njit(nogil=True, cache=True)
-def perturb(out, source, scale, table, parameter, key, start, row_block):  # type: ignore[no-untyped-def]
+def perturb(out, source, scale, table, parameter, key, start, row_block):
     x = np.empty(SCRATCH, np.uint32)
     noise_buffer = np.empty(SIZE, np.float32)
     tile_buffer = np.empty(SIZE, np.float32)
@@ -312,7 +312,7 @@ def perturb(out, source, scale, table, parameter, key, start, row_block):  # typ
 
 
 @numba.njit(nogil=True, cache=True)
-def update(  # type: ignore[no-untyped-def]
+def update(
     weights,
     keys_K,
     coefficients_K,
@@ -373,7 +373,7 @@ def update(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def digest(bits, parameter, start, row_block):  # type: ignore[no-untyped-def]
+def digest(bits, parameter, start, row_block):
     total = np.uint64(0)
     high = np.uint64(parameter) << np.uint64(32)
     i = _START
