@@ -10,6 +10,7 @@ from runs import config, trainer
 from seedtune import ESConfig, ESTrainer
 from seedtune.errors import ConfigError, RewardError
 from seedtune.rewards.function import Batch, Reward, call, eval_functions, reward_functions
+from seedtune.rewards.serialize import Functions, by_value, load
 
 
 def scaled(completions, factor=1.0, **kwargs):
@@ -33,6 +34,12 @@ def test_arguments_reach_functions_of_the_user_and_our_own():
     assert found == [[17], [51], [-0.25]]
     measured = eval_functions([bare, scaled], functions[:1], {"scaled": {"factor": 2}})
     assert call(measured[1], batch("abc")).rewards == [6]
+
+
+def test_arguments_travel_to_other_processes():
+    functions = Functions.of(by_value(reward_functions([scaled, "majority"], {"scaled": {"factor": 2}})))
+    assert call(load(functions.pickled)[0], batch("abc")).rewards == [6]
+    assert functions.names == ("scaled", "majority")
 
 
 @pytest.mark.parametrize(
