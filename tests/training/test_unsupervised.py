@@ -51,6 +51,17 @@ def test_a_collapse_is_returned_from_and_not_handed_back(tmp_path, unlabeled, ca
     assert "diversity" in run_page.drawings(read(tmp_path / "run"))
 
 
+def test_a_model_that_answers_all_alike_from_the_start_has_not_collapsed(tmp_path, unlabeled):
+    def constant(completions, log_extra, **kwargs):
+        log_extra("answer", ["yes"] * len(completions))
+        return [len(c) / 10 for c in completions]
+
+    run = trainer(tmp_path, reward_funcs=constant, guard=True, eval_steps=1, max_steps=1)
+    run.train()
+    assert not run.run.journal.returns
+    assert all("eval/collapsed" not in line for line in run.run.evaluations)
+
+
 def test_without_a_guard_a_collapse_is_still_not_the_best(tmp_path, unlabeled):
     options = {"load_best_model_at_end": True, "eval_steps": 1, "max_steps": 3}
     run = trainer(tmp_path, rows=DIFFERENT, reward_funcs=agreeing, **options)

@@ -169,7 +169,7 @@ def _diversity(h: History) -> tuple[str, str, str] | None:
         )
     else:
         said = "Different prompts get different answers: confidence is not earned by saying the same to all."
-        said = said if last > 0.1 else "Few different answers, as at first: look whether the prompts have no more."
+        said = said if last >= 0.5 else "There are few different answers, as at first: see if the prompts have no more."
     return "diversity", number(last), said
 
 
