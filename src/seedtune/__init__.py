@@ -9,6 +9,7 @@ from .errors import SeedtuneError
 
 if TYPE_CHECKING:
     from .config import ESConfig
+    from .rewards import reads_outputs
     from .training import ESTrainer
 
 # Threads of OpenMP spin before they sleep, libgomp's for as long as 15 ms: two runs on the same cores slow each other
@@ -19,13 +20,14 @@ if not os.environ.keys() & {"KMP_BLOCKTIME", "OMP_WAIT_POLICY"}:  # milliseconds
     os.environ["KMP_BLOCKTIME"] = "1"
 
 __version__ = "0.1.0"
-__all__ = ["ESConfig", "ESTrainer", "SeedtuneError", "__version__"]
+__all__ = ["ESConfig", "ESTrainer", "SeedtuneError", "__version__", "reads_outputs"]
+_ROOMS = {"ESConfig": "config", "ESTrainer": "training", "reads_outputs": "rewards"}
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that a scoring process that needs only a reward function does not load torch."""
-    if name in ("ESConfig", "ESTrainer"):
+    if name in _ROOMS:
         from importlib import import_module
 
-        return getattr(import_module(f"{__name__}.{'config' if name == 'ESConfig' else 'training'}"), name)
+        return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

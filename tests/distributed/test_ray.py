@@ -137,6 +137,22 @@ def test_a_run_that_chooses_its_steps_and_returns_has_the_journal_of_one(tmp_pat
     assert len({line["es/sigma"] for line in trainer.run.history if "es/sigma" in line}) == 4
 
 
+def test_given_completions_are_read_by_replicas(tmp_path, tiny_folder):
+    """The driver knows the texts: what comes back is numbers."""
+    rows = [
+        {"prompt": f"say {n}", "completion": [" yes", "no", "perhaps", "<|end|>never", "a", "b"][n]} for n in range(6)
+    ]
+    journals, shown = [], []
+    for name in ("local", "ray"):
+        args = replace(SETTINGS, output_dir=str(tmp_path / name), fleet=name, log_completions=True, max_steps=2)
+        ESTrainer(str(tiny_folder), "log_likelihood", args, rows, progress=Notes()).train()
+        journals.append((tmp_path / name / "journal.jsonl").read_bytes())
+        files = sorted((tmp_path / name / "completions").iterdir())
+        shown.append([(file.name, file.read_text()) for file in files])
+    assert journals[0] == journals[1]
+    assert shown[0] == shown[1]
+
+
 def test_bytes_do_not_grow_with_the_model(tmp_path):
     """The bound: 2 KB + 64 B a member + the text of prompts and completions, and what rewards ask for beside it:
     `trainer_state`, whose history grows.

@@ -12,6 +12,7 @@ from ..errors import DataError
 from ..tasks.base import Row, Rows
 from ..utils.paths import AnyPath, local_path
 from . import files
+from .given import check_texts, with_texts
 from .rows import as_rows, check_prompts
 
 
@@ -61,8 +62,10 @@ def columns_of(rows: Rows) -> list[str]:
     return list(names) if names is not None else list(rows[0])
 
 
-def check(rows: Any, what: str) -> Rows:
-    """`rows`, as users hold them (see `as_rows`), as a sequence of mappings with a `prompt`. Raises DataError."""
+def check(rows: Any, what: str, texts: Sequence[str] = ()) -> Rows:
+    """`rows`, as users hold them (see `as_rows`), as a sequence of mappings with a `prompt`, and with the columns
+    `texts`, which hold given completions (see `with_texts`). Raises DataError.
+    """
     found = as_rows(rows, what)
     if len(found) == 0:
         raise DataError(f"{what} is empty: it has no rows. Check the file, or the split.")
@@ -72,7 +75,11 @@ def check(rows: Any, what: str) -> Rows:
             if different := set(columns) ^ set(row):
                 which = "lacks" if different - set(row) else "has"
                 raise DataError(f"{what}, row {n + 1} {which} column {sorted(different)[0]!r}, unlike row 1.")
-    return check_prompts(found, columns, what)
+    if texts:
+        found = with_texts(found, columns, texts, what)
+        columns = columns_of(found)
+    found = check_prompts(found, columns, what)
+    return check_texts(found, texts, what) if texts else found
 
 
 # --- folders and splits -----------------------------------------------------------------------------------------------

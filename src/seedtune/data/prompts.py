@@ -30,6 +30,11 @@ class PromptBatch:
     prompts: tuple[Prompt, ...]
     columns: Mapping[str, list[Any]]
 
+    @property
+    def reads(self) -> bool:
+        """Whether the prompts' given completions are read, and nothing is decoded."""
+        return bool(self.prompts[0].given)
+
     def repeat(self, samples: int) -> PromptBatch:
         """Every prompt `samples` times, one after another."""
         columns = {name: [v for v in values for _ in range(samples)] for name, values in self.columns.items()}
@@ -42,6 +47,8 @@ class Prompts:
 
     An iteration has `prompts_per_step` of them (None: all), or as many as its units (pairs, or single members) can
     answer twice over with `prompts_per_member` each: two on a prompt tell its difficulty from what noise does.
+
+    `texts`: the columns of given completions, where those are read and nothing is decoded.
     """
 
     def __init__(
@@ -51,10 +58,12 @@ class Prompts:
         prompts_per_step: int | None,
         prompts_per_member: int | None = None,
         num_units: int = 1,
+        texts: Sequence[str] = (),
     ) -> None:
-        self.train = dataset.check(train, "train_dataset")
+        self.texts = texts
+        self.train = dataset.check(train, "train_dataset", texts)
         self.held_out = evaluation is not None
-        self.eval = dataset.check(evaluation, "eval_dataset") if self.held_out else _first(self.train)
+        self.eval = dataset.check(evaluation, "eval_dataset", texts) if self.held_out else _first(self.train)
         if prompts_per_member and prompts_per_member > len(self.train):
             raise ConfigError(
                 f"prompts_per_member is {prompts_per_member}, but the dataset has {len(self.train)} prompts: lower it, "
@@ -80,9 +89,17 @@ class Prompts:
 
     def encode(self, engine: Engine | Texts, max_completion_length: int) -> int:
         """Tokenize everything; returns the tokens of the longest row, completion included. Raises DataError."""
-        self._train_encoded = engine.encode([row["prompt"] for row in self.train], max_completion_length)
-        self._eval_encoded = engine.encode([row["prompt"] for row in self.eval], max_completion_length)
-        return max(len(p.ids) for p in [*self._train_encoded, *self._eval_encoded]) + max_completion_length
+        length = 0 if self.texts else max_completion_length
+        self._train_encoded, self._eval_encoded = (
+            engine.encode([row["prompt"] for row in rows], length) for rows in (self.train, self.eval)
+        )
+        if self.texts:
+            texts: Texts = engine if isinstance(engine, Texts) else engine.texts
+            self._train_encoded, self._eval_encoded = (
+                texts.give(prompts, [[row[column] for column in self.texts] for row in rows])
+                for prompts, rows in ((self._train_encoded, self.train), (self._eval_encoded, self.eval))
+            )
+        return max(p.num_tokens for p in [*self._train_encoded, *self._eval_encoded]) + length
 
     @property
     def conversational(self) -> bool:
@@ -95,7 +112,7 @@ class Prompts:
         """
         digest = DataDigest()
         for row, prompt in zip(self.train, self._train_encoded, strict=True):
-            digest.add(row, prompt.ids)
+            digest.add(row, [*prompt.ids, *(token for text in prompt.given for token in text.ids)])
         for column, kinds in digest.left_out.items():
             log.warning(
                 f"train_dataset: column {column!r} holds objects ({kinds}) that only count by their kind: a resume "

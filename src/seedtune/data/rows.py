@@ -135,11 +135,11 @@ def _mappings(items: list[Any], what: str) -> list[Row]:
     rows: list[Row] = []
     for number, item in enumerate(items, 1):
         if isinstance(item, Mapping):
-            if not all(map(_is_null, item.values())):
+            if not all(map(is_null, item.values())):
                 rows.append(item)
         elif isinstance(item, str) or is_messages(item):
             rows.append({"prompt": item})
-        elif not _is_null(item):
+        elif not is_null(item):
             raise DataError(f"{what} must hold rows with columns (dicts); row {number} is a {type(item).__name__}.")
     _note_dropped(len(items) - len(rows), len(items), what)
     return rows
@@ -150,7 +150,7 @@ def _without_empty(data: Any, what: str) -> Any:
     if "prompt" not in data.column_names or not data.data.column("prompt").null_count:
         return data
     prompts = _column(data, "prompt")
-    empty = {n for n, prompt in enumerate(prompts) if _is_null(prompt) and all(map(_is_null, data[n].values()))}
+    empty = {n for n, prompt in enumerate(prompts) if is_null(prompt) and all(map(is_null, data[n].values()))}
     _note_dropped(len(empty), len(data), what)
     return data.select([n for n in range(len(data)) if n not in empty]) if empty else data
 
@@ -167,7 +167,8 @@ def _note_dropped(count: int, total: int, what: str) -> None:
         log.warning(f"{what}: {count} of {total} rows hold nothing at all and were left out.")
 
 
-def _is_null(value: Any) -> bool:
+def is_null(value: Any) -> bool:
+    """Whether it is None, or the NaN that tables have in its place."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -181,7 +182,7 @@ def check_prompts(rows: Rows, columns: Sequence[str], what: str) -> Rows:
     if "prompt" not in columns:
         raise DataError(f"{what} has no column 'prompt'; it has: {', '.join(columns)}. {_advice(columns)}")
     held = _column(rows, "prompt")
-    missing = [n for n, prompt in enumerate(held, 1) if _is_null(prompt)]
+    missing = [n for n, prompt in enumerate(held, 1) if is_null(prompt)]
     if missing:
         which = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         raise DataError(
@@ -189,7 +190,7 @@ def check_prompts(rows: Rows, columns: Sequence[str], what: str) -> Rows:
             f"{len(missing)} of {len(held)} rows: {which}. Leave them out: "
             "dataset.filter(lambda row: row['prompt'] is not None)."
         )
-    prompts = _decoded([_messages(prompt) for prompt in held], what)
+    prompts = as_conversations(held, "prompt", what)
     for number, prompt in enumerate(prompts, 1):
         if not (isinstance(prompt, str) and prompt) and not is_messages(prompt):
             raise DataError(
@@ -211,7 +212,7 @@ def is_messages(value: Any) -> bool:
     )
 
 
-def _messages(prompt: Any) -> Any:
+def messages(prompt: Any) -> Any:
     """A conversation that is an array, or a dict of columns, as a list of messages; anything else as it is."""
     if not isinstance(prompt, str) and hasattr(prompt, "tolist"):  # numpy
         return prompt.tolist()
@@ -222,14 +223,17 @@ def _messages(prompt: Any) -> Any:
     return prompt
 
 
-def _decoded(prompts: list[Any], what: str) -> list[Any]:
-    """Where every prompt is a list of messages that was written as text (JSON, or as Python prints it), the lists."""
-    if not all(isinstance(prompt, str) and prompt.lstrip().startswith("[") for prompt in prompts):
-        return prompts
-    found = [_literal(prompt) for prompt in prompts]
+def as_conversations(held: Sequence[Any], column: str, what: str) -> list[Any]:
+    """The values of a column, with conversations as lists of messages: those that are held otherwise (see `messages`),
+    and, where every one was written as text (JSON, or as Python prints it), these.
+    """
+    values = [messages(value) for value in held]
+    if not all(isinstance(value, str) and value.lstrip().startswith("[") for value in values):
+        return values
+    found = [_literal(value) for value in values]
     if not all(is_messages(value) for value in found):
-        return prompts
-    log.warning(f"{what}: 'prompt' holds conversations written as text; they are read as lists of messages.")
+        return values
+    log.warning(f"{what}: {column!r} holds conversations written as text; they are read as lists of messages.")
     return found
 
 

@@ -15,12 +15,13 @@ from typing import Any, Protocol
 import cloudpickle
 
 from ..data.prompts import PromptBatch
-from ..engines.base import Completion, Prompt, Sampling
+from ..engines.base import Completion, GivenText, Prompt, Sampling
 from ..es.population import CENTER, Population
 from ..rewards.function import Scores
 from ..rewards.serialize import Functions
 from ..rollout.chunks import ChunkTask, EvalContext
 from ..rollout.collector import ChunkOutput
+from ..rollout.reading import given_completion
 
 
 class ToCompletion(Protocol):
@@ -47,14 +48,16 @@ def pack_context(context: EvalContext) -> bytes:
     if (functions := context.functions) is not None:
         contents, columns = [p.content for p in batch.prompts], dict(batch.columns)
         seen = contents, columns, context.state, functions.key, context.timeout
-    return pack(([_numbers(p.ids) for p in batch.prompts], dataclasses.astuple(context.sampling), seen))
+    given = [[(text.content, _numbers(text.ids)) for text in p.given] for p in batch.prompts] if batch.reads else None
+    return pack(([_numbers(p.ids) for p in batch.prompts], dataclasses.astuple(context.sampling), seen, given))
 
 
 def unpack_context(data: bytes, known: Mapping[str, Functions]) -> EvalContext:
     """`known`: the functions that were sent before, by their key."""
-    tokens, sampling, seen = unpack(data)
+    tokens, sampling, seen, given = unpack(data)
     contents, columns, state, key, timeout = seen or ([""] * len(tokens), {}, {}, "", 0.0)
-    prompts = tuple(Prompt(content, _tuple(ids)) for content, ids in zip(contents, tokens, strict=True))
+    texts = [tuple(GivenText(text, "", _tuple(ids)) for text, ids in row) for row in given or [()] * len(tokens)]
+    prompts = tuple(Prompt(c, _tuple(ids), row) for c, ids, row in zip(contents, tokens, texts, strict=True))
     functions = known[key] if key else None
     return EvalContext(PromptBatch((), prompts, columns), Sampling(*sampling), state, functions, timeout)
 
@@ -103,10 +106,14 @@ def _tuple(data: bytes) -> tuple[int, ...]:
     return tuple(array(chr(data[0]), data[1:]))
 
 
-def pack_outputs(outputs: Sequence[ChunkOutput]) -> Any:
-    """Rows, lengths and tokens (with the one that ended a row), one after another; to be packed with the rest."""
+def pack_outputs(outputs: Sequence[ChunkOutput], *, tokens: bool = True) -> Any:
+    """Rows, lengths and tokens (with the one that ended a row), one after another; to be packed with the rest. Without
+    `tokens`, where the driver has them.
+    """
     rows = [(row, completion) for output in outputs for row, completion in output.rows.items()]
     logprobs = [c.logprobs for _, c in rows]
+    if not tokens:
+        rows = [(row, Completion((), "", truncated=True)) for row, _ in rows]
     return (
         _numbers([len(output.rows) for output in outputs]),
         _numbers([row for row, _ in rows]),
@@ -118,13 +125,16 @@ def pack_outputs(outputs: Sequence[ChunkOutput]) -> Any:
     )
 
 
-def unpack_outputs(packed: Any, to_completion: ToCompletion) -> list[ChunkOutput]:
-    """`to_completion` makes the texts anew."""
+def unpack_outputs(packed: Any, to_completion: ToCompletion, given: Sequence[Prompt] = ()) -> list[ChunkOutput]:
+    """`to_completion` makes the texts anew; those of a chunk that was read are `given` with its prompts."""
     sizes, rows, lengths, tokens, stopped = map(_tuple, packed[:5])
     logprobs, scores = packed[5:]
     completions, start = [], 0
     for n, length in enumerate(lengths):
         known = None if logprobs is None else array("d", logprobs[n]).tolist()
+        if given:
+            completions.append(given_completion(given[rows[n]], known))
+            continue
         completions.append(to_completion(tokens[start : start + length], known, stopped=n in stopped))
         start += length
     pairs = iter(zip(rows, completions, strict=True))

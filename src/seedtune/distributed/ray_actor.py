@@ -47,7 +47,7 @@ class Actor:
             self._send_context(task.context)
         payload, expected = self._counted(pack_task(task)), self.expected
         result = self.actor.execute.remote(payload)
-        return chained(result, lambda packed: self._outputs(packed, expected), self._dispatcher_error)
+        return chained(result, lambda packed: self._outputs(packed, expected, task), self._dispatcher_error)
 
     def _send_context(self, context: EvalContext) -> None:
         """Calls arrive in the order in which they are sent."""
@@ -62,7 +62,7 @@ class Actor:
         self.sent += len(payload)
         return payload
 
-    def _outputs(self, result: bytes, expected: str) -> list[ChunkOutput]:
+    def _outputs(self, result: bytes, expected: str, task: ChunkTask) -> list[ChunkOutput]:
         """What came back, if it came from the right weights."""
         self.received += len(result)
         packed, halved, digest = unpack(result)
@@ -73,7 +73,7 @@ class Actor:
                 f"{self.name} on {self.host} ran out of memory; it decodes {halved} rows at once from now on. Rewards "
                 "may differ in their last bits from those of a run with memory enough; set generation_batch_size."
             )
-        return unpack_outputs(packed, self.to_completion)
+        return unpack_outputs(packed, self.to_completion, task.prompts if task.reads else ())
 
     def _dispatcher_error(self, cause: BaseException) -> BaseException:
         """What an error of the replica's means to the dispatcher."""

@@ -197,6 +197,8 @@ class RayFleet:
         """`workers` None: replicas score what they decode, or, as they have no whole groups, as many actors as there
         are replicas. Otherwise so many actors on the cluster; 0: this process.
         """
+        if any(reward.reads_outputs for reward in rewards):
+            return Scorer(by_value(rewards), workers=1, timeout=timeout, on_replicas=True)
         if workers is None and self.rollouts.spec.reward_batch != "any":
             workers = self.cluster.replicas
         if workers is None:
@@ -222,7 +224,7 @@ class RayFleet:
             self._admit()
             check_stop()
 
-        with job.clock.measure("generate"):
+        with job.clock.measure(job.work):
             self._wait_for_replicas(check_stop)
             self.stats = self.dispatcher.run(job.tasks, on_result, tick, job.may_drop)
         with job.clock.measure("perturb"):

@@ -19,10 +19,11 @@ from ..errors import RewardError
 from ..es.population import Population
 from ..noise import spec
 from ..rewards.scorer import Scorer
-from ..rewards.serialize import Functions
+from ..rewards.serialize import Functions, load
 from ..rollout.chunks import ChunkTask, EvalContext
 from ..rollout.collector import ChunkOutput, ChunkScorer
 from ..rollout.fleet import Update
+from ..rollout.reading import read
 from .messages import pack, pack_outputs, unpack, unpack_context, unpack_task
 
 #: Makes an engine from a model's name or folder. It must be picklable.
@@ -165,24 +166,34 @@ class Replica:
             outputs = self._decode(task)
         if outputs is None:
             raise OutOfMemory(f"out of memory, also with {self._rows} rows at once")
-        return pack((pack_outputs(outputs), halved, self._digest))
+        return pack((pack_outputs(outputs, tokens=not task.reads), halved, self._digest))
 
     def _decode(self, task: ChunkTask) -> list[ChunkOutput] | None:
         """None: it did not fit into memory."""
         groups: list[Mapping[int, Completion]] = []
-        scorer = self._scorer(task.context)
+        scorer = None if task.reads else self._scorer(task.context)
         scored = ChunkScorer(task.rows, task.context, scorer) if scorer and task.context else None
         sampling = task.sampling
         if self._rows is not None:
             sampling = replace(sampling, rows_at_once=min(self._rows, sampling.rows_at_once or self._rows))
         try:
             self.engine.set_members(task.members)
+            if task.reads:
+                return self._read(replace(task, sampling=sampling))
             self.engine.generate(task.prompts, sampling, task.seed, scored.ended if scored else groups.append)
         except Exception as e:
             if isinstance(e, RewardError) or not _is_memory(e):
                 raise
             return None
         return scored.outputs() if scored else [ChunkOutput(group) for group in groups]
+
+    def _read(self, task: ChunkTask) -> list[ChunkOutput]:
+        """Given texts, with their rewards: the functions are called where the forward pass runs."""
+        outputs: list[ChunkOutput] = []
+        assert task.context is not None
+        assert task.context.functions is not None
+        read(self.engine, task, load(task.context.functions.pickled), outputs.append)
+        return outputs
 
     def _scorer(self, context: EvalContext | None) -> Scorer | None:
         """A process beside the engine, started when there is something to score; None: that is done elsewhere."""

@@ -4,7 +4,7 @@ coefficients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,17 +14,40 @@ from numpy.typing import NDArray
 
 from ..es.population import Member
 
+#: Why an engine that only decodes cannot read given texts.
+READS_NO_TEXTS = (
+    "engine: vllm decodes, and this reward is computed from what the model says of given texts, in one forward pass: "
+    "use engine: hf."
+)
+
+
+@dataclass(frozen=True)
+class GivenText:
+    """A completion that the dataset gives: as it has it (text, or messages), its text, and the tokens that are read."""
+
+    content: Any
+    text: str
+    ids: tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as the dataset has it (text, or messages), and as the model reads it."""
+    """A prompt as the dataset has it (text, or messages), and as the model reads it. With `given` completions (one, or
+    the chosen and the rejected one) these are read behind it, and nothing is decoded.
+    """
 
     content: Any
     ids: tuple[int, ...]
+    given: tuple[GivenText, ...] = ()
 
     @property
     def conversational(self) -> bool:
         return not isinstance(self.content, str)
+
+    @property
+    def num_tokens(self) -> int:
+        """Its tokens, with those of the longest given completion."""
+        return len(self.ids) + max((len(text.ids) for text in self.given), default=0)
 
 
 @dataclass(frozen=True)
@@ -77,6 +100,21 @@ class Completion:
     def chosen(self) -> tuple[int, ...]:
         """All that the model chose: the tokens, and the one that ended it."""
         return self.ids if self.stop is None else (*self.ids, self.stop)
+
+
+@dataclass(frozen=True)
+class TextOutputs:
+    """What the model says of given texts that were read together: `rows` are their numbers in the chunk.
+
+    Of each row and each of its texts the log-probabilities of the tokens; and, where they are wanted, of its first text
+    the `logits` [tokens, vocabulary] that predict the tokens, and the `hidden_states` (of the embeddings and of every
+    layer, each [tokens, hidden]) at the same places. These two are torch's, and of the model's dtype.
+    """
+
+    rows: tuple[int, ...]
+    logprobs: list[list[NDArray[np.float64]]]
+    logits: list[Any] | None = None
+    hidden_states: list[tuple[Any, ...]] | None = None
 
 
 #: Rows of a chunk that have ended, by their number in it.
@@ -132,6 +170,21 @@ class TextScorer(Protocol):
         self, members: Sequence[Member], prompts: Sequence[Prompt], completions: Sequence[Completion]
     ) -> float:
         """KL(member || center) in nats, the mean over members and over the tokens of the completions."""
+
+    def set_members(self, members: Sequence[Member]) -> None:
+        """As `Generator.set_members`, of the next `read`."""
+
+    def read(
+        self, prompts: Sequence[Prompt], rows_at_once: int | None = None, wanted: Collection[str] = ()
+    ) -> Iterator[TextOutputs]:
+        """Read one chunk of given texts (`Prompt.given`), a few rows at a time, in an order that depends on the chunk
+        alone; `wanted`: `logits`, `hidden_states`. Raises NotFiniteError; ConfigError where this engine cannot.
+        """
+
+    def divergence_from_base(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float64]]:
+        """KL(center || base) in nats at each token of the first given text of every prompt, summed over the vocabulary.
+        Raises ModelError when the base was not kept; ConfigError where this engine cannot.
+        """
 
 
 class Weights(Protocol):

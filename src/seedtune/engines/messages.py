@@ -12,6 +12,8 @@ from ..errors import DataError
 _TEXT_PARTS = ("text", "input_text", "output_text")
 #: What a message may hold instead of content: OpenAI's API has content null beside them.
 _INSTEAD_OF_CONTENT = ("tool_calls", "function_call")
+#: Arguments of a template that say how its text ends.
+_ENDS = {"add_generation_prompt", "continue_final_message"}
 #: Stands where content is rendered, to see what a template does with it.
 _MARK = "seedtune"
 
@@ -31,6 +33,21 @@ class ChatTemplate:
         """The conversation as text, with the generation prompt; an assistant message at its end is continued
         (transformers' `continue_final_message`). Raises DataError.
         """
+        plain = self._plain(messages)
+        prefill = plain[-1].get("role") == "assistant" and plain[-1]["content"] is not None
+        if prefill and not plain[-1]["content"].strip():
+            plain, prefill = plain[:-1], False  # nothing to continue: the assistant's turn is open anyway
+        how = {"continue_final_message": True} if prefill else {"add_generation_prompt": True}
+        if _ENDS & set(self.kwargs):
+            how = {}  # the user says
+        return self._rendered(plain, **how, **self.kwargs)
+
+    def render_whole(self, messages: Any) -> str:
+        """The conversation as text that ends with its last message. Raises DataError."""
+        return self._rendered(self._plain(messages), **{**self.kwargs, **dict.fromkeys(_ENDS, False)})
+
+    def _plain(self, messages: Any) -> list[dict[str, Any]]:
+        """Messages with text as content. Raises DataError."""
         if not self.tokenizer.chat_template:
             raise DataError(
                 "the prompts are conversational (lists of messages), but the model's tokenizer has no chat template: "
@@ -38,15 +55,11 @@ class ChatTemplate:
             )
         if not isinstance(messages, Sequence) or not messages or not all(isinstance(m, Mapping) for m in messages):
             raise DataError(f"a conversation is a list of messages with role and content, not {str(messages)[:100]!r}.")
-        plain = [_with_text(message, n) for n, message in enumerate(messages, 1)]
-        prefill = plain[-1].get("role") == "assistant" and plain[-1]["content"] is not None
-        if prefill and not plain[-1]["content"].strip():
-            plain, prefill = plain[:-1], False  # nothing to continue: the assistant's turn is open anyway
-        how = {"continue_final_message": True} if prefill else {"add_generation_prompt": True}
-        if {"continue_final_message", "add_generation_prompt"} & set(self.kwargs):
-            how = {}  # the user says
+        return [_with_text(message, n) for n, message in enumerate(messages, 1)]
+
+    def _rendered(self, messages: list[dict[str, Any]], **how: Any) -> str:
         try:
-            return self._apply(self._in_form(plain), **how, **self.kwargs)
+            return self._apply(self._in_form(messages), **how)
         except Exception as e:
             raise DataError(f"the chat template refuses {str(messages)[:200]}: {e}") from e
 

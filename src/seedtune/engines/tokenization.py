@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigError, DataError
-from .base import Completion, Prompt
+from ..utils.messages import content_text
+from .base import Completion, GivenText, Prompt
 from .messages import ChatTemplate
 from .specs import ModelSpec
 from .stop_strings import StopStrings
@@ -131,6 +133,10 @@ class Texts:
     def _encode(self, content: Any) -> list[int]:
         conversational = not isinstance(content, str)
         text = self._chat_template.render(content) if conversational else content
+        return self._tokens(text, special=not conversational)
+
+    def _tokens(self, text: str, *, special: bool) -> list[int]:
+        """`special`: with the tokens that a text begins with by itself."""
         try:
             text.encode()
         except UnicodeEncodeError as e:
@@ -139,7 +145,7 @@ class Texts:
                 "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') joins or replaces such halves.\n"
                 f"  {text[max(0, e.start - 40) : e.start + 40]!r}"
             ) from None
-        ids: list[int] = self.tokenizer(text, add_special_tokens=not conversational)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
         if (beyond := max(ids, default=0)) >= self.num_embeddings:
             raise DataError(
                 f"token {beyond} ({self.tokenizer.convert_ids_to_tokens(beyond)!r}) is not among the "
@@ -147,6 +153,47 @@ class Texts:
                 "model.resize_token_embeddings(len(tokenizer))."
             )
         return ids
+
+    def give(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Any]]) -> list[Prompt]:
+        """The prompts, each with the completions that the dataset gives for it, tokenized as TRL's SFT does: what
+        tokens the prompt with the completion has behind those of the prompt; a token that ends a completion is added
+        where there is none (the chat template writes one), and what a template writes behind it is left out.
+
+        Raises DataError for a completion that the template refuses, or that does not fit the context.
+        """
+        found = []
+        for number, (prompt, texts) in enumerate(zip(prompts, completions, strict=True), 1):
+            try:
+                given = tuple(self._given(prompt.content, text) for text in texts)
+            except DataError as e:
+                raise DataError(f"completion {number}: {e}") from e
+            found.append(replace(prompt, given=given))
+            if self.context is not None and found[-1].num_tokens > self.context:
+                raise DataError(
+                    f"row {number} has {found[-1].num_tokens} tokens, its completion included, which is more than "
+                    f"{self._limit} of {self.context}. Shorten it, or leave it out (max_prompt_length shortens "
+                    f"prompts).\n  {str(prompt.content)[:100]!r}"
+                )
+        return found
+
+    def _given(self, prompt: Any, completion: Any) -> GivenText:
+        before = self._encode(prompt)
+        if isinstance(prompt, str):
+            text, whole = completion, self._encode(prompt + completion)
+        else:
+            turns = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else [*completion]
+            text = "\n".join(content_text(turn["content"]) for turn in turns)
+            whole = self._tokens(self._chat_template.render_whole([*prompt, *turns]), special=False)
+        begins = whole[: len(before)] == before  # not so where a token reaches across the border
+        ids = whole[len(before) :] if begins else self._tokens(text, special=False)
+        ends = [n for n, token in enumerate(ids, 1) if token in self.stops]
+        if not isinstance(prompt, str) and ends and begins:
+            ids = ids[: ends[-1]]  # templates end a turn with a line break behind it
+        end = self.tokenizer.eos_token_id if isinstance(prompt, str) else self._chat_template.end_of_turn()
+        end = self.tokenizer.eos_token_id if end is None else end
+        if end in self.stops and (not ids or ids[-1] not in self.stops):
+            ids = [*ids, end]
+        return GivenText(completion, text, tuple(ids))
 
     def completion(
         self, ids: Sequence[int], logprobs: Sequence[float] | None = None, *, stopped: bool = False

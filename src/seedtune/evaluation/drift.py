@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from ..engines.base import Engine, Prompt
 from ..rollout.runner import UnscoredSamples
 from .kl import divergence
 from .perplexity import perplexity
+from .statistics import Estimate, per_token
 
 #: Prompts whose responses are sampled, at most.
 _PROMPTS = 32
+#: Log-probabilities of whole distributions that are kept for given texts, at most.
+_MAX_LOGITS = 2**26
 
 
 def unscored_samples(prompts: Sequence[Prompt], samples: int) -> UnscoredSamples:
@@ -18,13 +22,25 @@ def unscored_samples(prompts: Sequence[Prompt], samples: int) -> UnscoredSamples
     return UnscoredSamples([prompt for prompt in prompts[:_PROMPTS] for _ in range(samples)])
 
 
-def drift(engine: Engine, samples: UnscoredSamples | None) -> dict[str, float]:
-    """`kl` from the base in nats per token with `kl_ci95`, from the completions that were sampled; the `distance` of
-    the weights from the base; the `perplexity` of the probe. None: before the first update, when nothing has moved.
+def drift(engine: Engine, samples: UnscoredSamples | None, read: Sequence[Prompt] = ()) -> dict[str, float]:
+    """`kl` from the base in nats per token with `kl_ci95`, from the completions that were sampled, or at the tokens of
+    the given ones that are `read`; the `distance` of the weights from the base; the `perplexity` of the probe. Neither:
+    before the first update, when nothing has moved.
     """
     measured = {"kl": 0.0, "kl_ci95": 0.0, "distance": 0.0, "perplexity": perplexity(engine)}
-    if samples is not None:  # the base comes last: weights are packed anew for it
-        kl = divergence(engine, samples.prompts, [samples.completions[n] for n in range(len(samples.prompts))])
+    if samples is not None or read:  # the base comes last: weights are packed anew for it
+        kl = _from_samples(engine, samples) if samples is not None else _from_texts(engine, read)
         measured |= {"kl": kl.mean, "kl_ci95": kl.half, "distance": engine.distance()}
     engine.restore()
     return {name: value for name, value in measured.items() if value == value}
+
+
+def _from_samples(engine: Engine, samples: UnscoredSamples) -> Estimate:
+    return divergence(engine, samples.prompts, [samples.completions[n] for n in range(len(samples.prompts))])
+
+
+def _from_texts(engine: Engine, prompts: Sequence[Prompt]) -> Estimate:
+    """Of as many of the first texts as fit into memory, one at least."""
+    tokens = list(accumulate(len(prompt.given[0].ids) for prompt in prompts[:_PROMPTS]))
+    count = sum(total * engine.texts.num_embeddings <= _MAX_LOGITS for total in tokens)
+    return per_token(engine.divergence_from_base(prompts[: max(count, 1)]))

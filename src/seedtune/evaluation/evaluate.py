@@ -15,6 +15,7 @@ from ..engines.base import Engine, Sampling
 from ..errors import RewardError
 from ..es.population import CENTER
 from ..rewards.function import RewardFuncs, eval_functions, full_weights, reward_functions
+from ..rewards.outputs import columns_read
 from ..rewards.scorer import Scorer
 from ..rollout.rollouts import Rollouts
 from ..rollout.runner import LocalExecutor, OnRows, RolloutRunner, RolloutSpec
@@ -80,7 +81,8 @@ def evaluate(
     on_stage: Callable[[str], None] = noop,
 ) -> Evaluation:
     """Rewards and gold metrics of greedy completions with intervals over prompts; with `spec.samples`, the same of
-    samples, pass@k, and KL from `base` (an engine that holds it; None: no KL); perplexity of the probe.
+    samples, pass@k, and KL from `base` (an engine that holds it; None: no KL); perplexity of the probe. Where rewards
+    are computed from given completions these are read: nothing is decoded, nothing is sampled, and `loss` is theirs.
 
     Raises ConfigError, DataError or RewardError, as training does.
     """
@@ -89,7 +91,8 @@ def evaluate(
     if not rewards:
         raise RewardError("reward_funcs is empty: there is nothing to measure. Give at least one function.")
     weights = full_weights(spec.reward_weights, rewards)
-    prompts = Prompts(rows, rows, None)
+    texts = columns_read([*rewards, *gold_metrics])
+    prompts = Prompts(rows, rows, None, texts=texts)
     prompts.check_columns(rewards, gold_metrics)
     longest = prompts.encode(engine, spec.max_completion_length)
     at_once = spec.generation_batch_size or engine.rows_that_fit(longest)
@@ -111,13 +114,16 @@ def evaluate(
 
     sampled_rows: list[dict[str, Any]] = []
     with Scorer([*rewards, *gold_metrics], workers=spec.reward_workers, timeout=spec.reward_timeout) as scorer:
-        on_stage("greedy completions")
+        on_stage("given completions" if texts else "greedy completions")
         batch = prompts.evaluation()
         greedy = rollout(batch, greedy_sampling)
         found = _means(greedy, weights, 1, "") | calibration_metrics(greedy.rows(weights))
         if any(reward.is_confidence for reward in rewards):
             found["completions/diversity"] = Estimate(diversity(greedy.rows(weights)) or math.nan, math.nan, 1)
-        if spec.samples:
+        if texts:
+            read = [-np.array(completion.logprobs) for _, _, completion in greedy.answered()]
+            found["loss"] = statistics.per_token(read)
+        if spec.samples and not texts:
             on_stage(f"{spec.samples} samples per prompt")
             repeated = batch.repeat(spec.samples)
             sampled = rollout(repeated, sampling)

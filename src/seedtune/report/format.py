@@ -16,6 +16,8 @@ LABELS = {
     "calibration/stated": "completions with a confidence",
     "calibration/brier": "Brier score",
     "calibration/expected_calibration_error": "expected calibration error",
+    "completions/loss": "loss of the given completions, nats per token",
+    "completions/perplexity": "their perplexity",
     "kl": "KL from the base, nats per token",
     "distance": "distance of the weights from the base",
     "perplexity": "perplexity of a held-out text",

@@ -88,6 +88,11 @@ class History:
     def model(self) -> str:
         return str(self.header["base"]["model"])
 
+    @property
+    def reads(self) -> bool:
+        """Whether the run read given completions, and decoded none."""
+        return any("completions/loss" in line for line in self.iterations)
+
     def num_completions(self, step: int) -> int:
         """Completions generated up to iteration `step`: members times prompts."""
         each = self.config.get("prompts_per_member")

@@ -310,7 +310,7 @@ def closing(summary: Summary, fleet: Sequence[Mapping[str, float]] = ()) -> Rend
         if (
             key == "eval/reward"
             or key in _other_metrics(summary.metrics_after)
-            or key == "eval/completions/mean_length"
+            or key in ("eval/completions/mean_length", "eval/completions/loss")
         ):
             name = key.removeprefix("eval/")
             before = summary.metrics_before.get(key)

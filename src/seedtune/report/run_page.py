@@ -125,7 +125,9 @@ def context(h: History) -> dict[str, Any]:
         "returned": bool(h.returns),
         "tiles": _tiles(h),
         "evaluated_on": f"{len(h.before)} prompts" if h.before else "the evaluation prompts",
-        "histogram_of": "Of the center's greedy completions." if after else "Of members, on their training prompts.",
+        "histogram_of": f"Of {_completions(h)}." if after else "Of members, on their training prompts.",
+        "completions_of": _completions(h),
+        "reads": h.reads,
         "items": [
             item(old["prompt"], [("before", old), (_after(h), new)], h.gold_metrics)
             for old, new in zip(h.before, h.after, strict=False)
@@ -157,6 +159,11 @@ def _is_rejected(h: History) -> bool:
     return h.best == 0 and bool(h.compared)
 
 
+def _completions(h: History) -> str:
+    """What evaluations score."""
+    return "the given completions, which the center read" if h.reads else "the center's greedy completions"
+
+
 def _after(h: History) -> str:
     """What the completions that those of before are compared with come from."""
     if h.best is None:
@@ -184,7 +191,9 @@ def _lead(h: History) -> list[str]:
         which = "the last center, which is not kept" if rejected else f"the best center, {_one(h.best)}"
         text += f". That is {which}"
     said.append(text + ".")
-    if isinstance(kl := last.get("eval/kl"), float):
+    if isinstance(kl := last.get("eval/kl"), float) and h.reads:
+        said.append(f"Its KL from the base model is {number(kl)} nats per token of the given completions.")
+    elif isinstance(kl, float):
         said.append(
             f"Its KL from the base model is {number(kl)} nats per token: to the base model, a token that it writes is "
             f"{number(math.exp(min(kl, 50)))} times less likely, on the geometric mean. 0 would be no change."

@@ -1,5 +1,5 @@
-"""Built-in reward functions, by name: those of the tasks, and those of confidence and calibration with the arguments
-that `reward_args` may give them.
+"""Built-in reward functions, by name: those of the tasks, and those of confidence, calibration and likelihood with the
+arguments that `reward_args` may give them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from .answers import check_pattern
 from .calibration import calibration, judge_of, likelihood_calibration, majority_calibration
 from .confidence import discrete_semantic_entropy, majority, self_certainty, semantic_density, semantic_entropy
 from .equivalence import plug_of
+from .likelihood import log_likelihood, preference_margin
 
 #: Rewards without labels, which a model can earn by saying the same whatever it is asked.
 CONFIDENCE = (semantic_entropy, discrete_semantic_entropy, semantic_density, majority, self_certainty)
 CALIBRATION = (calibration, majority_calibration, likelihood_calibration)
-_OWN = {function.__name__: function for function in (*CONFIDENCE, *CALIBRATION)}
+#: Of given completions, which are read.
+LIKELIHOOD = (log_likelihood, preference_margin)
+_OWN = {function.__name__: function for function in (*CONFIDENCE, *CALIBRATION, *LIKELIHOOD)}
 FUNCTIONS: dict[str, Callable[..., Any]] = {**OF_TASKS, **_OWN}
 
 _COMPARE = ("equivalence", "answer")
@@ -27,6 +30,8 @@ _ARGUMENTS: dict[str, Sequence[str]] = {
     **{f.__name__: (*_COMPARE, "correct", "correctness") for f in CALIBRATION},
     "semantic_entropy": (*_COMPARE, "per_token"),
     "self_certainty": (),
+    "log_likelihood": (),
+    "preference_margin": ("per_token",),
 }
 
 

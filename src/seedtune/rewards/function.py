@@ -10,7 +10,7 @@ import math
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import count
 from typing import Any, NoReturn
 
@@ -18,9 +18,10 @@ from ..errors import ConfigError, RewardError
 from ..tasks.base import text_of
 from ..utils.paths import AnyPath, path_text
 from . import event_loop
-from .builtin import arguments_of, check_arguments, is_confidence
+from .builtin import arguments_of, check_arguments, innermost, is_confidence
 from .lookup import resolve
 from .metric_names import EVALUATION, check_column, check_metric
+from .outputs import OUTPUTS
 from .returned import NotRewards, number, rewards_of, shown
 from .trainer_state import TrainerState
 
@@ -86,15 +87,25 @@ class Reward:
         except (TypeError, ValueError):
             return []
         named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        return [name for name in named if name not in GIVEN]
+        return [name for name in named if name not in (*GIVEN, *OUTPUTS)]
 
     @property
     def name(self) -> str:
         """Its label, or its own name; of a partial, the function's; of an object without a name, the class's (TRL)."""
-        function = self.function
-        while isinstance(function, partial):
-            function = function.func
+        function, _ = innermost(self.function)
         return self.label or str(getattr(function, "__name__", None) or type(function).__name__)
+
+    @property
+    def reads_outputs(self) -> bool:
+        """Whether it sees what the model says of given texts (`outputs.reads_outputs`)."""
+        return bool(getattr(innermost(self.unbound)[0], "reads_outputs", False))
+
+    @cached_property
+    def outputs(self) -> frozenset[str]:
+        """What it asks for of that."""
+        if not self.reads_outputs:
+            return frozenset()
+        return frozenset(inspect.signature(self.function).parameters) & set(OUTPUTS)
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """Raise RewardError when the function requires a column that the dataset does not have, and ConfigError when
@@ -106,7 +117,7 @@ class Reward:
                 "the column, or leave the argument out."
             )
         check_arguments(self.function, columns)
-        taken = [c for c in columns if c in GIVEN and c not in NOT_GIVEN]
+        taken = [c for c in columns if c in (*GIVEN, *self.outputs) and c not in NOT_GIVEN]
         if taken:
             raise RewardError(
                 f"the dataset has a column {taken[0]!r}, a name that the trainer gives to reward functions: rename it."
@@ -116,7 +127,8 @@ class Reward:
         except (TypeError, ValueError):
             return
         named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        missing = [p.name for p in named if p.default is p.empty and p.name not in (*columns, *GIVEN)]
+        known = (*columns, *GIVEN, *self.outputs)
+        missing = [p.name for p in named if p.default is p.empty and p.name not in known]
         if missing:
             raise RewardError(
                 f"reward function {self.name!r} requires {missing[0]!r}, which the dataset lacks; its columns are: "
@@ -201,17 +213,20 @@ def full_weights(weights: Sequence[float] | None, rewards: Sequence[Reward]) -> 
 
 @dataclass(frozen=True)
 class Batch:
-    """Completions to score together. Columns hold one value per completion; `state`: fields of `trainer_state`."""
+    """Completions to score together. Columns hold one value per completion, and so does each of the `outputs` that the
+    model gave for them, where they were read; `state`: fields of `trainer_state`.
+    """
 
     prompts: list[Any]
     completions: list[Any]
     completion_ids: list[list[int]]
     columns: Mapping[str, list[Any]]
     state: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Mapping[str, list[Any]] = field(default_factory=dict)
 
     def row(self, n: int) -> Batch:
-        columns = {name: [values[n]] for name, values in self.columns.items()}
-        return Batch([self.prompts[n]], [self.completions[n]], [self.completion_ids[n]], columns, self.state)
+        columns, outputs = ({k: [v[n]] for k, v in some.items()} for some in (self.columns, self.outputs))
+        return Batch([self.prompts[n]], [self.completions[n]], [self.completion_ids[n]], columns, self.state, outputs)
 
 
 @dataclass
@@ -254,6 +269,7 @@ class _Call:
                 trainer_state=TrainerState.of(batch.state),
                 log_extra=self.log_extra,
                 log_metric=self.log_metric,
+                **{name: values for name, values in batch.outputs.items() if name in reward.outputs},
                 **batch.columns,
             )
             self.is_async = inspect.isawaitable(returned)
@@ -327,8 +343,7 @@ class _Call:
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
-    while isinstance(function, partial):
-        function = function.func
+    function, _ = innermost(function)
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 

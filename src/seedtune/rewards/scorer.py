@@ -32,6 +32,8 @@ class Scorer:
     ) -> None:
         self.timeout, self.on_replicas = timeout, on_replicas
         self._workers = 1 if workers is None else workers
+        if not isinstance(rewards, Functions) and not on_replicas and any(r.reads_outputs for r in rewards):
+            self._workers = 0  # where the forward pass runs
         self._pool: ProcessPoolExecutor | None = None
         self._started = set[int]()  # processes, also those that have ended
         self._seen, self._since = (0, 0), 0.0
@@ -42,6 +44,10 @@ class Scorer:
         else:
             self._here = list(rewards)
             self.functions = Functions(tuple(r.name for r in rewards), b"")
+
+    def rewards(self) -> Sequence[Reward]:
+        """The functions, to be called in this process. Raises RewardError."""
+        return load(self.functions.pickled) if self.functions.pickled else self._here
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -48,6 +48,11 @@ class ChunkTask:
     rows: tuple[int, ...] = ()
     context: EvalContext | None = None
 
+    @property
+    def reads(self) -> bool:
+        """Whether the prompts' given completions are read; else completions are decoded."""
+        return bool(self.prompts[0].given)
+
 
 def make_chunks(
     assignment: Sequence[Sequence[int]],
@@ -63,7 +68,7 @@ def make_chunks(
 
     A chunk is of one member; `mixed`: chunks hold the rows of several, whole members in pairs, where they fit.
     """
-    order = sorted(range(len(batch.prompts)), key=lambda n: (-len(batch.prompts[n].ids), n))
+    order = sorted(range(len(batch.prompts)), key=lambda n: (-batch.prompts[n].num_tokens, n))
     place = {row: n for n, row in enumerate(order)}
     own = [sorted(rows, key=place.__getitem__) for rows in assignment]
     members, size = range(len(own)), len(own[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -21,6 +22,9 @@ from ..rewards.function import Scores
 from ..rewards.metric_names import column_of
 
 Floats = NDArray[np.float64]
+
+#: exp of this is the largest perplexity that is told.
+_LARGEST = 300.0
 
 
 class Clock:
@@ -117,8 +121,11 @@ class Rollouts:
         return sum(len(c.ids) for _, _, c in self.answered())
 
     def tokens(self) -> int:
-        """Prompt and completion tokens, as TRL counts `num_tokens`."""
-        return self.new_tokens + sum(len(self.batch.prompts[p].ids) for _, p, _ in self.answered())
+        """Prompt and completion tokens, as TRL counts `num_tokens`; those of every text that was read."""
+        prompts = [self.batch.prompts[p] for _, p, _ in self.answered()]
+        if self.batch.reads:
+            return sum(len(prompt.ids) + len(text.ids) for prompt in prompts for text in prompt.given)
+        return self.new_tokens + sum(len(prompt.ids) for prompt in prompts)
 
     def metrics(self, weights: Sequence[float]) -> dict[str, float]:
         """TRL's names. `reward` is the mean over members of a member's mean; `reward_std` its spread over members."""
@@ -129,9 +136,17 @@ class Rollouts:
             out[f"rewards/{name}/mean"], out[f"rewards/{name}/std"] = _mean_and_std(rewards_M_P)
         out["completions/mean_length"] = float(np.mean([len(c.ids) for c in flat]))
         out["completions/clipped_ratio"] = float(np.mean([c.truncated for c in flat]))
+        if self.batch.reads:
+            out |= self._likelihood()
         for name, rewards_M_P in zip(self.names[len(weights) :], self.rewards_F_M_P[len(weights) :], strict=True):
             out[name], _ = _mean_and_std(rewards_M_P)
         return {**self.logged, **out}
+
+    def _likelihood(self) -> dict[str, float]:
+        """Of given completions: the loss of supervised fine-tuning, over all tokens, in nats; and exp of it."""
+        total = sum(math.fsum(c.logprobs or ()) for _, _, c in self.answered())
+        loss = -total / max(self.new_tokens, 1)
+        return {"completions/loss": loss, "completions/perplexity": math.exp(min(loss, _LARGEST))}
 
     def rows(self, weights: Sequence[float]) -> list[dict[str, Any]]:
         """One row per completion, for `completions/`."""
@@ -143,6 +158,7 @@ class Rollouts:
                 "prompt_index": self.batch.indices[p],
                 "prompt": self.batch.prompts[p].content,
                 "completion": completion.text,
+                **({"rejected": given[1].text} if len(given := self.batch.prompts[p].given) > 1 else {}),
                 "tokens": len(completion.ids),
                 "truncated": completion.truncated,
                 "reward": _plain(total[m, p]),

@@ -7,14 +7,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from ..data.prompts import PromptBatch
-from ..engines.base import Completion, Generator, Prompt, Sampling
+from ..engines.base import Completion, Engine, Generator, Prompt, Sampling, TextScorer
 from ..es.population import CENTER, Member, assign_prompts
+from ..rewards.function import Reward
 from ..rewards.scorer import Scorer
 from .chunks import Chunk, ChunkTask, EvalContext, make_chunks
 from .collector import ChunkOutput, RolloutCollector
+from .reading import read
 from .rollouts import Clock, Rollouts
 
 #: Rows done, rows in all, and new tokens since the last call.
@@ -59,13 +62,21 @@ class UnscoredSamples:
 
 @dataclass(frozen=True)
 class RolloutJob:
-    """Chunks to decode, and what to call meanwhile: `on_chunk` after the last completions of each."""
+    """Chunks to decode or to read, and what to call meanwhile: `on_chunk` after the last completions of each; `rewards`
+    gives the functions that are called where chunks are read.
+    """
 
     tasks: Sequence[ChunkTask]
     on_output: OnChunkOutput
     on_chunk: Callable[[], None]
     may_drop: MayDrop
+    rewards: Callable[[], Sequence[Reward]] = tuple
     clock: Clock = field(default_factory=Clock)
+
+    @property
+    def work(self) -> str:
+        """What its time is called: `generate`, or `forward` where texts are read."""
+        return "forward" if self.tasks[0].reads else "generate"
 
 
 class ChunkExecutor(Protocol):
@@ -76,10 +87,11 @@ class ChunkExecutor(Protocol):
 
 
 class LocalExecutor:
-    """Decodes one chunk after another on an engine."""
+    """Decodes, or reads, one chunk after another on an engine."""
 
-    def __init__(self, generator: Generator) -> None:
-        self.generator = generator
+    def __init__(self, engine: Engine) -> None:
+        self.generator: Generator = engine
+        self.reader: TextScorer = engine
 
     def execute(self, job: RolloutJob) -> set[int]:
         for number, task in enumerate(job.tasks):
@@ -89,8 +101,11 @@ class LocalExecutor:
 
             with job.clock.measure("perturb"):
                 self.generator.set_members(task.members)
-            with job.clock.measure("generate"):
-                self.generator.generate(task.prompts, task.sampling, task.seed, on_completions)
+            with job.clock.measure(job.work):
+                if task.reads:
+                    read(self.reader, task, job.rewards(), partial(job.on_output, number))
+                else:
+                    self.generator.generate(task.prompts, task.sampling, task.seed, on_completions)
                 job.on_chunk()
         with job.clock.measure("perturb"):
             self.generator.restore()
@@ -147,7 +162,13 @@ class RolloutRunner:
             return {m for n in dropped for m in plan[n].members}
 
         most = min(self.max_dropped_members, len(members) - 2)
-        job = RolloutJob(tasks, on_output, collector.score, lambda dropped: len(missing(dropped)) <= most)
+        job = RolloutJob(
+            tasks,
+            on_output,
+            collector.score,
+            lambda dropped: len(missing(dropped)) <= most,
+            scorer.rewards,
+        )
         dropped = self.executor.execute(job)
         with job.clock.measure("score"):
             batches, scores = collector.gather(missing(dropped))

@@ -45,8 +45,11 @@ class Calibration:
 def center_texts(
     engine: Engine, prompts: Sequence[Prompt], max_completion_length: int
 ) -> tuple[list[Prompt], list[Completion]]:
-    """A few prompts and the beginnings of the center's greedy completions."""
+    """A few prompts and the beginnings of the center's greedy completions, or of those that are given."""
     first = list(prompts[:_PROMPTS])
+    if first[0].given:
+        texts = [prompt.given[0] for prompt in first]
+        return first, [Completion(text.ids[:_TOKENS], text.text, truncated=True) for text in texts]
     engine.set_members([CENTER] * len(first))
     return first, engine.generate(first, Sampling(min(_TOKENS, max_completion_length)), 0)
 

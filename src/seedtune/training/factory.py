@@ -15,7 +15,7 @@ from ..config.es_config import KEEPS_NO_BASE, VLLM_DEFAULTS, ESConfig
 from ..data.prompts import Prompts
 from ..distributed.cluster import Cluster
 from ..engines import adapters, loading
-from ..engines.base import Engine, Sampling
+from ..engines.base import READS_NO_TEXTS, Engine, Sampling
 from ..engines.hf.engine import MOST_ROWS, HFEngine, release
 from ..engines.specs import ModelSpec, RuntimeSpec
 from ..engines.tokenization import Texts, of_texts
@@ -207,6 +207,28 @@ def fleet(
         files=loading.model_files(model) if args.share_model else None,
         drop_stragglers=args.drop_stragglers,
     )
+
+
+def check_reading(args: ESConfig, *, reads: bool) -> None:
+    """Where rewards are computed from given texts (`reads`): raises ConfigError for settings that only decoding has and
+    that would mean something else, and says which do nothing.
+    """
+    if not reads:
+        return
+    if args.engine == "vllm":
+        raise ConfigError(READS_NO_TEXTS)
+    if args.reward_batch != "any":
+        raise ConfigError(
+            f"reward_batch: {args.reward_batch}: rewards of given texts are computed where these are read, a few rows "
+            "at a time: leave it out."
+        )
+    names = (
+        "max_completion_length", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop_strings",
+        "reward_workers",
+    )  # fmt: skip
+    defaults = ESConfig()
+    if unused := [name for name in names if getattr(args, name) != getattr(defaults, name)]:
+        log.warning("%s: ignored: the dataset's own completions are read, and nothing is decoded.", ", ".join(unused))
 
 
 def note_unused(args: ESConfig) -> None:

@@ -44,6 +44,7 @@ from ..journal.record import Iteration
 from ..report.progress import Progress, display
 from ..rewards.calibration import CORRECT
 from ..rewards.function import RewardFuncs, eval_functions, reward_functions
+from ..rewards.outputs import columns_read
 from ..rewards.scorer import Scorer
 from ..rollout.rollouts import Rollouts, unique_prompts
 from ..rollout.runner import Interrupted, UnscoredSamples
@@ -125,15 +126,17 @@ class ESTrainer:
         check_alone(args.fleet)
         if train_dataset is None:
             raise DataError("train_dataset is missing: give a datasets.Dataset or a list of dicts with a 'prompt'.")
+        self.rewards = reward_functions(reward_funcs, args.reward_args)
+        self.gold_metrics = eval_functions(eval_funcs, self.rewards, args.reward_args)
+        texts = columns_read([*self.rewards, *self.gold_metrics])
+        factory.check_reading(args, reads=bool(texts))
         how_many = (args.prompts_per_step, args.prompts_per_member, args.num_units)
-        self.prompts = Prompts(train_dataset, eval_dataset, *how_many)
+        self.prompts = Prompts(train_dataset, eval_dataset, *how_many, texts)
         if args.learning_rate == "auto" and len(self.prompts.train) < 2:
             raise ConfigError(
                 "learning_rate: auto measures how reliable rewards are by comparing prompts, and the dataset has one: "
                 "give more prompts, or a number as learning_rate."
             )
-        self.rewards = reward_functions(reward_funcs, args.reward_args)
-        self.gold_metrics = eval_functions(eval_funcs, self.rewards, args.reward_args)
         if not self.rewards:
             raise RewardError("reward_funcs is empty: there is nothing to optimize. Give at least one function.")
         self._unlabeled = any(reward.is_confidence for reward in self.rewards)
@@ -568,10 +571,13 @@ class ESTrainer:
     def _evaluate(self, scorer: Scorer) -> None:
         started = time.perf_counter()
         count = self.args.drift_samples if self.args.restore == "exact" else 0
-        samples = unscored_samples(self.prompts.evaluation().prompts, count) if count and self.run.step else None
+        prompts = self.prompts.evaluation().prompts
+        moved = count > 0 and self.run.step > 0
+        samples = unscored_samples(prompts, count) if moved and not self.prompts.texts else None
         rollouts, metrics = self._evaluate_center(scorer, samples)
+        read = prompts if moved and self.prompts.texts else ()
         rows = rollouts.rows(self.schedule.final_weights)
-        more = {**(drift(self.engine, samples) if count else {}), **self._check_hacking(rows)}
+        more = {**(drift(self.engine, samples, read) if count else {}), **self._check_hacking(rows)}
         metrics |= {f"eval/{name}": value for name, value in more.items()}
         if (recent := self._recent_rewards()) and self.curriculum is None and self.schedule.is_last:
             metrics["es/noise_cost"] = metrics["eval/reward"] - sum(recent) / len(recent)
@@ -608,7 +614,7 @@ class ESTrainer:
         first = self.run.evaluations[:1]
         before = self.run.completions(first[0]) if first else []
         gold_metrics = [*(f.name for f in self.gold_metrics), *([CORRECT] if after and CORRECT in after[0] else [])]
-        same = same_answers(before, after)
+        same = [] if self.prompts.texts else same_answers(before, after)
         findings = [*hacking(before, after, gold_metrics), *same]
         for finding in findings:
             log.warning("iteration %d: %s.", self.run.step, finding)
@@ -696,7 +702,7 @@ class ESTrainer:
             "learning_rate": learning_rate,
             "es/sigma": self.engine.sigma,
             "es/update_norm": norm,
-            "tokens_per_second": rollouts.new_tokens / max(seconds.get("generate", 0.0), 1e-9),
+            "tokens_per_second": rollouts.new_tokens / max(seconds.get("generate", seconds.get("forward", 0.0)), 1e-9),
             **{f"time/{name}": value for name, value in seconds.items()},
             **self.fleet.metrics(),
         }

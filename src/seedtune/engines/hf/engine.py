@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from importlib.metadata import version
@@ -32,7 +32,7 @@ from ...perturb.master import model_digest
 from ...perturb.perturbation import DTYPES, INFERENCE_ONLY, PerturbationSpec
 from ...perturb.selection import select
 from .. import loading
-from ..base import Completion, OnCompletions, Prompt, Sampling
+from ..base import Completion, OnCompletions, Prompt, Sampling, TextOutputs
 from ..specs import ModelSpec, RuntimeSpec
 from ..tokenization import Texts, of_texts
 from . import reference
@@ -40,6 +40,7 @@ from .attention import install as install_attention
 from .decoder import Decoder, FinishedRow
 from .logprobs import distributions, logprobs
 from .probe import Ways, find_ways
+from .reader import Reader
 
 #: Rows beyond which a batch is not faster, only larger (on a CPU: measured, see LOG.md).
 MOST_ROWS = {"cpu": 128, "cuda": 256}
@@ -252,6 +253,27 @@ class HFEngine:
         with self.center.as_base() if base else nullcontext():
             self.center.set_members([CENTER] * len(ids))
             return logprobs(self.model, ids, chosen, self.texts.pad, temperature=temperature, pads=self.ways.pads)
+
+    def read(
+        self, prompts: Sequence[Prompt], rows_at_once: int | None = None, wanted: Collection[str] = ()
+    ) -> Iterator[TextOutputs]:
+        reader = Reader(self.model, self.texts.pad, pads=self.ways.pads)
+        try:
+            yield from reader.read(prompts, rows_at_once or len(prompts), wanted, self.center.select_rows)
+        except torch.OutOfMemoryError as e:
+            raise ModelError(
+                f"out of GPU memory with given texts of up to {max(p.num_tokens for p in prompts)} tokens: set "
+                "generation_batch_size lower."
+            ) from e
+
+    def divergence_from_base(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float64]]:
+        self._check_base()
+        texts = [Completion(p.given[0].ids, p.given[0].text, truncated=False) for p in prompts]
+        own = self.distributions(CENTER, prompts, texts)
+        with self.center.as_base():
+            base = self.distributions(CENTER, prompts, texts)
+        per_token = (own - base).mul_(own.exp()).sum(-1).double().cpu().numpy()
+        return np.split(per_token, np.cumsum([len(text.ids) for text in texts])[:-1])
 
     def distance(self) -> float:
         self._check_base()

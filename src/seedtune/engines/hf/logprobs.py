@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,15 +84,29 @@ def distributions(
             some = [prompts[n] for n in group], [completions[n] for n in group]
             out.update(zip(group, distributions(model, *some, pad, temperature), strict=True))
         return [out[n] for n in range(len(prompts))]
+    longest = max(map(len, completions))
+    found = forward(model, prompts, completions, pad)
+    logits = found.logits[:, -longest - 1 : -1].float()  # logits at n are of the token at n + 1
+    if temperature != 1:
+        logits = logits / temperature
+    return [row[longest - len(new) :].log_softmax(-1) for row, new in zip(logits, completions, strict=True)]
+
+
+def forward(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    pad: int,
+    **more: bool,
+) -> Any:
+    """What the model returns for texts that end in one column; of the logits, where it can be asked for them, those
+    from the last token before the longest completion on. `more`: what else it shall return.
+    """
     rows = [[*prompt, *new] for prompt, new in zip(prompts, completions, strict=True)]
     width, longest = max(map(len, rows)), max(map(len, completions))
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    more = accepted(model.forward, attention_mask=mask, position_ids=positions, use_cache=False)
+    how = accepted(model.forward, attention_mask=mask, position_ids=positions, use_cache=False, **more)
     with torch.inference_mode():
-        found = model(input_ids=ids, **more, **last_logits(model, longest + 1))
-    logits = found.logits[:, -longest - 1 : -1].float()  # logits at n are of the token at n + 1
-    if temperature != 1:
-        logits = logits / temperature
-    return [row[longest - len(new) :].log_softmax(-1) for row, new in zip(logits, completions, strict=True)]
+        return model(input_ids=ids, **how, **last_logits(model, longest + 1))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ...perturb.perturbation import DTYPES, PerturbationSpec
 from ...perturb.selection import Selection, select
 from ...perturb.shard import Shard, join
 from .. import loading
-from ..base import Completion, OnCompletions, Prompt, Sampling
+from ..base import READS_NO_TEXTS, Completion, OnCompletions, Prompt, Sampling, TextOutputs
 from ..hf.engine import MOST_ROWS, HFEngine
 from ..specs import ModelSpec, RuntimeSpec
 from ..tokenization import Texts, context_length, of_texts
@@ -257,6 +257,14 @@ class VLLMEngine:
             if base:
                 self._call("show_center")
         return found
+
+    def read(
+        self, prompts: Sequence[Prompt], rows_at_once: int | None = None, wanted: Collection[str] = ()
+    ) -> Iterator[TextOutputs]:
+        raise ConfigError(READS_NO_TEXTS)
+
+    def divergence_from_base(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float64]]:
+        raise ConfigError(READS_NO_TEXTS)
 
     def distance(self) -> float:
         return _norm(self._call("distance"))
