@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from runs import config, trainer
 from seedtune import ESConfig, ESTrainer
-from seedtune.errors import ConfigError, RewardError
+from seedtune.cli import model_ref
+from seedtune.errors import ConfigError, JournalError, RewardError
 from seedtune.rewards.function import Batch, Reward, call, eval_functions, reward_functions
 from seedtune.rewards.serialize import Functions, by_value, load
 
@@ -91,6 +93,13 @@ def test_a_model_that_is_not_there_ends_the_run_before_anything_is_loaded_or_wri
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("judge", "kept"), [("answered", True), ("evil.py:f", False), (["x"], False)])
+def test_a_patch_from_elsewhere_names_no_code(monkeypatch, judge, kept):
+    config = {"reward_funcs": ["calibration"], "reward_args": {"calibration": {"correct": judge}}}
+    monkeypatch.setattr(model_ref, "_patch", lambda name: SimpleNamespace(header={"config": config}))
+    assert ("reward_args" in model_ref.own_settings("from-elsewhere.seedtune", {})) is kept
+
+
 def test_the_journal_names_them_only_where_there_are_some():
     assert "reward_args" not in ESConfig().trajectory_config()
     given = {"majority": {"equivalence": "math"}}
@@ -104,8 +113,6 @@ def test_a_run_with_arguments_is_another_run(tmp_path):
     made = trainer(tmp_path, reward_funcs=scaled, max_steps=1, reward_args={"scaled": {"factor": -2}})
     result = made.train()
     assert result.metrics["eval/reward"] < 0
-    from seedtune.errors import JournalError
-
     other = ESTrainer(
         made.model, scaled, config(tmp_path, max_steps=2), made.prompts.train, processing_class=made.processing_class
     )

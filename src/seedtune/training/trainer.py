@@ -620,11 +620,8 @@ class ESTrainer:
             log.warning("iteration %d: %s.", self.run.step, finding)
         found = {name: estimate.mean for name, estimate in calibration_metrics(after).items()}
         found |= {"hacked": float(bool(findings))} if self.gold_metrics or findings or self._unlabeled else {}
-        return {
-            **found,
-            **self._diversity(after),
-            **({"collapsed": 1.0} if same and before and self._unlabeled else {}),
-        }
+        found |= {"collapsed": 1.0} if same and before and self._unlabeled else {}
+        return found | self._diversity(after)
 
     def _diversity(self, rows: Rows) -> dict[str, float]:
         """Of answers to different prompts, where a reward can be earned by giving all of them the same."""
