@@ -42,8 +42,8 @@ class Timed(decoder._Batch):
         call()
         self.seconds[part] += time.perf_counter() - started
 
-    def share_prefix(self) -> None:
-        self._measure("examples", super().share_prefix)
+    def share_prefixes(self) -> None:
+        self._measure("examples", super().share_prefixes)
 
     def admit(self) -> None:
         self._measure("prompts", super().admit)

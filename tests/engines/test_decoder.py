@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, MambaConfig, Qw
 from seedtune.engines.base import Sampling
 from seedtune.engines.hf import attention
 from seedtune.engines.hf.decoder import Decoder
+from seedtune.engines.hf.kv_cache import KVCache
 from seedtune.engines.hf.sampler import first_argmax
 from seedtune.es.population import CENTER, Population
 from seedtune.perturb.lowrank.linear import can_pack
@@ -130,6 +131,22 @@ def test_logprobs_are_those_of_the_model():
             expected = logprobs.gather(1, ids[0, len(prompt.ids) :, None])[:, 0]
             assert completion.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
     assert e.generate(prompts, GREEDY, 1)[0].logprobs is None
+
+
+@pytest.mark.parametrize("model", [tiny_llama, tiny_gpt2, lambda: sliding("gemma3")], ids=["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize("rows_at_once", [3, 20])
+def test_members_whose_prompts_begin_differently_share_what_their_own_begin_with(model, rows_at_once, monkeypatch):
+    e = engine(model(), rank=1, scope="linear", sigma=0.0)
+    beginnings = ("shared beginning, ", "another and longer beginning of it, ", "")
+    own = [e.encode([begin + word for word in ("a", "bb", "then something longer", "dddd")], 8) for begin in beginnings]
+    prompts, copied = [p for some in own for p in some], []
+    copy_from = KVCache.copy_from
+    monkeypatch.setattr(KVCache, "copy_from", lambda self, *rest: copied.append(rest) or copy_from(self, *rest))
+    e.set_members([m for m, some in zip(Population(3).ask(1), own, strict=True) for _ in some])
+    got = e.generate(prompts, Sampling(8, rows_at_once=rows_at_once), 0)
+    e.restore()
+    assert [c.ids for c in got] == [alone(e, p, 8) for p in prompts]
+    assert 4 <= sum(len(targets) for _, _, targets, _, _ in copied) <= 8  # of the last member's prompts nothing is
 
 
 def test_a_shared_prefix_is_prefilled_once_per_member(monkeypatch):

@@ -4,8 +4,8 @@ As in vLLM, a fixed number of batch slots is kept full: finished rows are releas
 their slots. What differs:
 
 * The KV cache (`kv_cache`) is not paged but one block per layer, in which all rows end at the same column.
-* Prefix sharing is per member: the tokens that all prompts begin with (a system prompt, instructions) are prefilled
-  once for each member and copied to its rows.
+* Prefix sharing is per member: the tokens that all its prompts begin with (a system prompt, solved examples) are
+  prefilled once and copied to its rows.
 * Rows are of different members. `select_rows` says which rows of the chunk a forward pass holds.
 * The schedule depends on the chunk alone, never on time or on what ran before, and so do the bits of the completions.
 
@@ -101,7 +101,7 @@ class Decoder:
         """
         with torch.inference_mode():
             batch = _Batch(self, prompts, members, sampling, seed, min(rows_at_once, len(prompts)), select_rows)
-            batch.share_prefix()
+            batch.share_prefixes()
             while batch.num_active or batch.waiting:
                 batch.admit()
                 for _ in range(self.check_every):
@@ -185,33 +185,54 @@ class _Batch:
 
     # --- prefill ------------------------------------------------------------------------------------------------------
 
-    def share_prefix(self) -> None:
-        """Prefill the tokens that all prompts begin with, once per member, where that saves at least half of them."""
-        self.prefix_length = min(_common_prefix(self.prompts), min(map(len, self.prompts)) - 1)
-        first_rows = {m: n for n, m in reversed(list(enumerate(self.members)))}
-        if 2 * len(first_rows) > len(self.prompts):
-            self.prefix_length = 0
-        if not self.prefix_length:
+    def share_prefixes(self) -> None:
+        """Prefill, once per member, the tokens that all its prompts begin with, where members have two prompts or more
+        on average. In the cache of prefixes all end at the last column.
+        """
+        rows_of: dict[Hashable, list[int]] = {}
+        for n, member in enumerate(self.members):
+            rows_of.setdefault(member, []).append(n)
+        self.prefix_lengths, self.prefix_slots = [0] * len(self.members), [0] * len(self.members)
+        if 2 * len(rows_of) > len(self.members):
             return
-        order = sorted(first_rows.values())
-        self.prefix_slots = {self.members[n]: slot for slot, n in enumerate(order)}
-        self.prefix_cache = KVCache(self.decoder.num_layers, len(order), self.prefix_length)
-        ids = torch.tensor([self.prompts[0][: self.prefix_length]], device=self.decoder.device)
-        count = max(1, self.decoder.prefill_tokens // self.prefix_length)
-        for n in range(0, len(order), count):
-            rows = torch.tensor(order[n : n + count], device=self.decoder.device)
-            self.select_rows(rows)
-            some, starts, slots = ids.expand(len(rows), -1), torch.zeros_like(rows), slice(n, n + len(rows))
-            self.decoder.forward(self.prefix_cache, some, starts, slots, 0, 0, self.prefix_length)
+        shared = [(self._prefix_length(rows), rows) for rows in rows_of.values()]
+        shared = sorted(((length, rows) for length, rows in shared if length), key=lambda one: (-one[0], one[1][0]))
+        if not shared:
+            return
+        for slot, (length, rows) in enumerate(shared):
+            for n in rows:
+                self.prefix_lengths[n], self.prefix_slots[n] = length, slot
+        longest, device = shared[0][0], self.decoder.device
+        self.prefix_cache = KVCache(self.decoder.num_layers, len(shared), longest)
+        done = 0
+        while done < len(shared):
+            width = shared[done][0]
+            some = shared[done : done + max(1, self.decoder.prefill_tokens // width)]
+            firsts, lengths = [rows[0] for _, rows in some], [length for length, _ in some]
+            self.select_rows(torch.tensor(firsts, device=device))
+            ids = self._padded([self.prompts[n][:length] for n, length in zip(firsts, lengths, strict=True)], width)
+            starts, slots = longest - torch.tensor(lengths, device=device), slice(done, done + len(some))
+            self.decoder.forward(self.prefix_cache, ids, starts, slots, longest - width, longest - width, longest)
+            done += len(some)
+
+    def _prefix_length(self, rows: Sequence[int]) -> int:
+        prompts = [self.prompts[n] for n in rows]
+        return min(_common_prefix(prompts), min(map(len, prompts)) - 1) if len(rows) > 1 else 0
+
+    def _padded(self, ids: Sequence[Sequence[int]], width: int) -> torch.Tensor:
+        """[rows, width], filled up on the left."""
+        rows = [[self.decoder.pad] * (width - len(row)) + list(row) for row in ids]
+        return torch.tensor(rows, device=self.decoder.device)
 
     def admit(self) -> None:
         """Prefill waiting rows into free slots, once an eighth is free: a few rows alone cost as much as many."""
         free = self.num_slots - self.num_active
         if not self.waiting or (self.num_active and free < min(len(self.waiting), max(1, self.num_slots // 8))):
             return
-        admitted, self.waiting = self.waiting[:free], self.waiting[free:]
+        own = {n: max(1, len(self.prompts[n]) - self.prefix_lengths[n]) for n in self.waiting[:free]}
+        admitted, self.waiting = sorted(own, key=lambda n: (-own[n], n)), self.waiting[free:]
         while admitted:
-            width = max(1, len(self.prompts[admitted[0]]) - self.prefix_length)
+            width = own[admitted[0]]
             count = max(1, self.decoder.prefill_tokens // width)
             self._prefill(admitted[:count], width)
             admitted = admitted[count:]
@@ -219,28 +240,35 @@ class _Batch:
 
     def _prefill(self, admitted: list[int], width: int) -> None:
         """Compute the last `width` tokens of the rows' prompts; those before are in their member's prefix."""
-        device, pad = self.decoder.device, self.decoder.pad
+        device = self.decoder.device
         prompts = [self.prompts[n] for n in admitted]
         slots = slice(self.num_active, self.num_active + len(admitted))
         lengths = torch.tensor([len(p) for p in prompts])
-        if self.prefix_length:
-            sources = torch.tensor([self.prefix_slots[self.members[n]] for n in admitted])
-            for length in lengths[lengths > width].unique().tolist():
-                same = (lengths == length).nonzero()[:, 0]
-                self.cache.copy_from(
-                    self.prefix_cache, sources[same], self.num_active + same, length - width, self.end - length
-                )
+        self._copy_prefixes(admitted, width)
         self.rows[slots] = torch.tensor(admitted, device=device)
         self.starts[slots] = self.end - lengths.to(device)
         self.num_generated[slots] = 0
         self.finished[slots] = False
-        ids = torch.tensor([[pad] * (width - len(p)) + list(p[-width:]) for p in prompts], device=device)
+        ids = self._padded([p[-width:] for p in prompts], width)
         self.select_rows(self.rows[slots])
         first = self.end - max(map(len, prompts))
         logits = self.decoder.forward(self.cache, ids, self.starts[slots], slots, first, self.end - width, self.end)
         self.num_active += len(admitted)
         self.first = min(self.first, first) if slots.start else first
         self._sample(slots, logits)
+
+    def _copy_prefixes(self, admitted: list[int], width: int) -> None:
+        """To the slots of these rows, what stands before the last `width` tokens of their prompts."""
+        alike: dict[tuple[int, int], list[int]] = {}
+        for place, n in enumerate(admitted):
+            length = len(self.prompts[n])
+            if length > width:
+                alike.setdefault((length, self.prefix_lengths[n]), []).append(place)
+        for (length, of_prefix), places in alike.items():
+            sources = torch.tensor([self.prefix_slots[admitted[place]] for place in places])
+            targets, first = self.num_active + torch.tensor(places), self.prefix_cache.columns - of_prefix
+            columns = slice(first, first + length - width)
+            self.cache.copy_from(self.prefix_cache, sources, targets, columns, self.end - length)
 
     # --- decode -------------------------------------------------------------------------------------------------------
 

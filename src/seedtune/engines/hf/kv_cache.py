@@ -55,12 +55,11 @@ class KVCache(Cache):
         for buffer in self._buffers():
             buffer[targets, :, first:end] = buffer[sources, :, first:end]
 
-    def copy_from(self, other: KVCache, sources: torch.Tensor, targets: torch.Tensor, length: int, to: int) -> None:
-        """Copy the first `length` columns of the slots `sources` of another cache to the slots `targets`, from column
-        `to` on.
-        """
+    def copy_from(self, other: KVCache, sources: torch.Tensor, targets: torch.Tensor, columns: slice, to: int) -> None:
+        """Copy these columns of the slots `sources` of another cache to the slots `targets`, from column `to` on."""
+        end = to + columns.stop - columns.start
         for mine, theirs in zip(self._buffers(like=other), other._buffers(), strict=True):
-            mine[targets, :, to : to + length] = theirs[sources, :, :length]
+            mine[targets, :, to:end] = theirs[sources, :, columns]
 
     def _buffers(self, like: KVCache | None = None) -> list[torch.Tensor]:
         for n, layer in enumerate(self._layers):
