@@ -24,7 +24,8 @@ REVIEW = 0.1
 class CurriculumSpec:
     """The setting `curriculum`: `column` of the dataset says how hard a row is (numbers, or texts from easy to hard as
     they appear); `success` names the reward function whose mean says how much of a level is solved (default: the
-    last). Levels between `low` and `high` are asked most; beyond `high` the next level is opened.
+    last). The first iteration asks all levels, and closes those behind the last that is solved to `low`. Levels between
+    `low` and `high` are asked most; when more than `high` of the hardest open level is solved, the next is opened.
     """
 
     column: str
@@ -62,7 +63,7 @@ class Curriculum:
         place = {name: level for level, name in enumerate(self.names)}
         self._level_of_row = np.array([place[value] for value in column])
         self._rows = [np.flatnonzero(self._level_of_row == level) for level in range(len(self.names))]
-        self.open = 1
+        self.open = len(self.names)
         self._drawn = [0] * len(self.names)
         self._solved = [0.0] * len(self.names)
         self._asked = [0.0] * len(self.names)
@@ -97,6 +98,7 @@ class Curriculum:
 
     def after(self, rows: Sequence[int], success_P: Floats) -> None:
         """What was asked, and how much of each prompt was solved (NaN: not known)."""
+        is_first = not any(self._asked)
         levels_P = self._level_of_row[list(rows)]
         for level in np.unique(levels_P):
             of_level = success_P[levels_P == level]
@@ -105,6 +107,9 @@ class Curriculum:
             if known.size:
                 self._solved[level] = DECAY * self._solved[level] + float(known.sum())
                 self._asked[level] = DECAY * self._asked[level] + len(known)
+        if is_first and any(self._asked):
+            reached = [(self.success(level) or 0.0) >= self.setting.low for level in range(len(self.names))]
+            self.open = max(1, (*reached, False).index(False))
         hardest = self.success(self.open - 1)
         if hardest is not None and hardest > self.setting.high and self.open < len(self.names):
             self.open += 1

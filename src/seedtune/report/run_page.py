@@ -38,6 +38,8 @@ def drawings(h: History) -> dict[str, figures.Spec]:
     steps = signal.step_kls(h)
     if len({step["step"] for step in steps if step["kl"] > 0}) > 1:
         found["step_kl"] = figures.step_kl(steps, returns)
+    if levels := signal.levels(h):
+        found["levels"] = figures.lines(levels, "solved")
     if len(signal.diversities(h)) > 1:
         found["diversity"] = figures.lines(signal.diversities(h), "different answers per prompt")
         if truths := signal.truths(h):
@@ -113,6 +115,10 @@ def context(h: History) -> dict[str, Any]:
     """What the template shows. Numbers are text already."""
     done, planned = len(h.journal), _planned(h)
     after = bool(h.before and h.after)
+    pairs = zip(h.before, h.after, strict=False)
+    items = [item(old["prompt"], [("before", old), (_after(h), new)], h.gold_metrics) for old, new in pairs]
+    counts = {kind: sum(kind in one["kinds"] for one in items) for kind in _ORDER}
+    items.sort(key=lambda one: next(n for n, kind in enumerate(_ORDER) if kind in one["kinds"]))
     return {
         "title": f"{h.model}, {' + '.join(_rewards(h)) or 'fine-tuned'}",
         "state": f"running: iteration {done} of {planned}" if h.running else f"{done} iterations",
@@ -128,10 +134,8 @@ def context(h: History) -> dict[str, Any]:
         "histogram_of": f"Of {_completions(h)}." if after else "Of members, on their training prompts.",
         "completions_of": _completions(h),
         "reads": h.reads,
-        "items": [
-            item(old["prompt"], [("before", old), (_after(h), new)], h.gold_metrics)
-            for old, new in zip(h.before, h.after, strict=False)
-        ],
+        "items": items,
+        "changed": ", ".join(f"{counts[kind]} {word}" for kind, word in _ORDER.items()),
         "kinds": _kinds(h.gold_metrics),
         "columns": _columns(h),
         "evaluations": [
@@ -144,6 +148,10 @@ def context(h: History) -> dict[str, Any]:
         "settings": h.settings or json.dumps(h.config, indent=2),
         "environment": json.dumps(h.environment or h.header.get("software", {}), indent=2),
     }  # fmt: skip
+
+
+#: How completions are sorted, by what became of their reward.
+_ORDER = {"better": "went up", "worse": "went down", "same": "did not change"}
 
 
 def _rewards(h: History) -> list[str]:

@@ -51,6 +51,17 @@ def truths(h: History) -> list[dict[str, Any]]:
     ]
 
 
+def levels(h: History) -> list[dict[str, Any]]:
+    """How much of each level of a curriculum members solved of late, over iterations."""
+    column = (h.setting("curriculum") or {}).get("column", "level")
+    return [
+        {"step": line["step"], "value": value, "what": f"{column} {name.removeprefix('curriculum/')}"}
+        for line in h.iterations
+        for name, value in line.items()
+        if name.startswith("curriculum/") and name != "curriculum/open"
+    ]
+
+
 def sentences(h: History) -> list[tuple[str, str, str]]:
     """Name, value and meaning of each figure, as it is now. A figure that the run did not measure is left out."""
     explained: list[Callable[[History], tuple[str, str, str] | None]] = [
