@@ -202,6 +202,22 @@ def test_a_run_on_a_quantized_folder_replays_and_its_patch_applies(tmp_path, bas
     assert "quantization_config" not in json.loads((tmp_path / "twice/config.json").read_text())
 
 
+def test_given_completions_are_read_by_members_of_a_quantized_base(tmp_path, base):
+    """Transformers' own loss of the quantized model is the reference."""
+    rows, how = [{"prompt": "say:", "completion": x} for x in ("yes", "no")], {"perturbation": "lowrank"}
+    run = trainer(tmp_path, rows, load(base), "log_likelihood", antithetic=True, eval_steps=0, max_steps=2, **how)
+    run.train()
+    first, last = run.run.evaluations
+    losses = []
+    for row in rows:
+        before, text = (tiny_tokenizer()(x)["input_ids"] for x in (row["prompt"], row["completion"] + "<|end|>"))
+        labels = torch.tensor([[*[-100] * len(before), *text]])
+        with torch.no_grad():
+            losses.append(float(load(base)(input_ids=torch.tensor([[*before, *text]]), labels=labels).loss))
+    assert first["eval/reward"] == pytest.approx(-np.mean(losses), abs=0.03)  # its kernels round by the shape
+    assert last["eval/reward"] != first["eval/reward"]
+
+
 def test_biases_of_quantized_layers_move_too():
     shape = {**SHAPE, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
