@@ -8,6 +8,7 @@ import torch
 
 from seedtune import ESConfig, ESTrainer
 from seedtune.report.progress import Progress
+from seedtune.training.facts import facts
 from tiny import save_tiny, tiny_llama, tiny_tokenizer
 
 ROWS = [{"prompt": p, "target": "aeiounrst"} for p in ("one", "two and", "three", "four is")]
@@ -56,6 +57,12 @@ def trainer(tmp_path, rows=ROWS, model=None, reward_funcs=letters, progress=None
         progress=progress or Progress(),
         **extra,
     )
+
+
+def head_of(made):
+    """What the head of a trainer's run says: names and lines."""
+    names = [reward.name for reward in made.rewards]
+    return facts(made.args, made.engine, names, 1, str(made.run.folder.path))
 
 
 class Notes(Progress):

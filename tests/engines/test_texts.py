@@ -9,7 +9,7 @@ import copy
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from runs import letters, trainer
+from runs import head_of, letters, trainer
 from seedtune.engines.base import Sampling
 from seedtune.engines.tokenization import Texts, tokenizer_of
 from seedtune.errors import ConfigError, DataError
@@ -148,7 +148,7 @@ def test_a_note_says_where_completions_end():
 
 def test_the_run_says_where_completions_end(tmp_path):
     model = model_that_ends_at(SYSTEM)
-    facts = trainer(tmp_path, model=model)._facts()
+    facts = head_of(trainer(tmp_path, model=model))
     assert [text for name, text in facts if name == "engine" and text.startswith("ends completions at <|system|>")]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from runs import trained, trainer
+from runs import head_of, trained, trainer
 from seedtune.errors import ModelError
 from seedtune.perturb.checks import FROZEN, check_finite
 from seedtune.training import replay
@@ -25,7 +25,7 @@ def frozen_llama(*frozen, model=None):
 def test_frozen_parameters_do_not_move(tmp_path, how):
     model, before = frozen_llama("layers.0", "lm_head"), tiny_llama()
     t = trainer(tmp_path, model=model, **how)
-    facts = dict(t._facts())
+    facts = dict(head_of(t))
     assert facts["frozen"] == "10 parameters with requires_grad=False stay as they are"
     t.train()
     moved = {name for name, p in model.named_parameters() if not torch.equal(p.float(), before.get_parameter(name))}

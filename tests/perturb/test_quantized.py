@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Qwen2Config
 
-from runs import journal_of, trained, trainer, weights
+from runs import head_of, journal_of, trained, trainer, weights
 from seedtune.cli.main import main
 from seedtune.engines import loading
 from seedtune.errors import ModelError
@@ -165,7 +165,7 @@ def test_a_run_resumes_with_the_same_bits(tmp_path, base):
     whole = trainer(tmp_path, model=load(base), output_dir=str(tmp_path / "whole"), **options)
     whole.train()
     header = json.loads(journal_of(tmp_path, "whole").splitlines()[0])["base"]
-    assert "14 layers stay nf4; their master is float32" in dict(whole._facts())["quantized"]
+    assert "14 layers stay nf4; their master is float32" in dict(head_of(whole))["quantized"]
     assert header["quantized"][LAYER] == "nf4"
     assert [LAYER, spec.parameter_id(LAYER), [128, 64]] in header["scope"]
     trainer(tmp_path, model=load(base), **{**options, "max_steps": 3}).train()
