@@ -96,7 +96,7 @@ def test_no_hint_leads_to_a_setting_that_means_something_else(key):
 
 
 def test_a_misspelt_key_of_grpo_is_explained():
-    assert "Did you mean 'num_generations'? That is no setting here: ES compares" in complaint(num_generation=8)
+    assert "Did you mean 'num_iterations'? That is no setting here: each rollout" in complaint(num_iteration=8)
 
 
 def test_all_wrong_keys_are_told_at_once():

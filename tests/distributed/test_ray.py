@@ -290,6 +290,30 @@ def test_rewards_are_the_same_wherever_they_are_scored(tmp_path, tiny_folder):
         assert results(tmp_path / f"ray-{workers}", fleet="ray", replicas=2, reward_workers=workers) == first
 
 
+def test_samples_of_a_prompt_are_scored_together_wherever_that_is(tmp_path, tiny_folder):
+    """By replicas, too, which have whole groups; with what was measured of tokens."""
+
+    def certain(completions, group, completion_logprobs, completion_kl_uniform, log_extra, **_):
+        firsts = {g: c for c, g in reversed([*zip(completions, group, strict=True)])}
+        log_extra("call", [str(group)] * len(completions))
+        return [
+            (c == firsts[g]) + sum(lp) / len(lp) + kl[0]
+            for c, g, lp, kl in zip(completions, group, completion_logprobs, completion_kl_uniform, strict=True)
+        ]
+
+    def results(folder, **options):
+        how = {"perturbation": "lowrank", "antithetic": True, "num_generations": 3, "temperature": 1.0,
+               "aggregate": "majority", "chunk_size": 14, "log_completions": True, **options}  # fmt: skip
+        args = replace(SETTINGS, output_dir=str(folder), max_steps=2, **how)
+        ESTrainer(str(tiny_folder), certain, args, ROWS, progress=Notes()).train()
+        completions = {f.name: f.read_text() for f in (folder / "completions").iterdir()}
+        return (folder / "journal.jsonl").read_bytes(), completions
+
+    alone = results(tmp_path / "alone")
+    assert '"call": "[0, 0, 0, 1, 1, 1' in alone[1]["train-1.jsonl"]
+    assert results(tmp_path / "ray", fleet="ray", replicas=2, reward_workers=None) == alone
+
+
 def stays(log_file, **_):
     with open(log_file[0], "a") as log:
         log.write(f"{os.getpid()} {os.getppid()}")
@@ -480,35 +504,38 @@ def test_a_token_is_asked_for_beyond_this_machine(address, beyond, monkeypatch):
         assert "RAY_AUTH_MODE" not in os.environ
 
 
-@pytest.mark.parametrize("logprobs", [False, True])
+@pytest.mark.parametrize("logprobs", [False, True])  # and seeds of rows, and samples of prompts
 def test_what_is_packed_comes_out_again(logprobs):
     texts = Texts(tiny_tokenizer(), tiny_llama())
     population, members = Population(4, True), Population(4, True).ask(7)
     prompts = texts.encode(["say this", "and that", "say this"], 8)
-    how = Sampling(8, temperature=0.5, rows_at_once=2, first_sampled_row=1, logprobs=logprobs)
+    how = Sampling(8, temperature=0.5, rows_at_once=2, first_sampled_row=1, logprobs=logprobs, kl_uniform=logprobs)
     functions = Functions.of([Reward(short)])
     questions = PromptBatch((), (prompts[1], prompts[0]), {"wanted": [{1: 2}, None]})
     for asked in (
-        EvalContext(questions, Sampling(8), {"global_step": 3}, functions, 1.5),
+        EvalContext(questions, Sampling(8), {"global_step": 3}, functions, 1.5, 1 + logprobs),
         EvalContext(replace(questions, columns={}), how, {}),
     ):
         theirs = unpack_context(pack_context(asked), {functions.key: functions})
         assert asked.functions is None or theirs == asked
         assert [p.ids for p in theirs.batch.prompts] == [p.ids for p in asked.batch.prompts]
         work = ChunkTask(
-            (members[3], CENTER, members[0]), tuple(prompts), how, 2**60, (1, 0), asked
-        )  # the third rides along
+            (members[3], CENTER, members[0]), tuple(prompts), how, (2**62, 2**60, 7) if logprobs else 2**60,
+            (1 * asked.num_generations, 0), asked,
+        )  # fmt: skip  # the third rides along
         again = unpack_task(pack_task(work), population, theirs)
         assert [p.ids for p in again.prompts] == [p.ids for p in prompts]
         assert replace(again, prompts=work.prompts, context=asked) == work
     ids = [texts.encode([text], 1)[0].ids for text in ("é ü", "x")]
-    chances = (lambda n: [-0.5] * n) if logprobs else (lambda n: None)
-    ended = texts.completion([*ids[0], 0], chances(len(ids[0]) + 1)), texts.completion(ids[1], chances(len(ids[1])))
+
+    def completion(ids, **how):
+        measured = {"logprobs": [-0.5] * len(ids), "kl_uniform": [2.0] * len(ids)} if logprobs else {}
+        return texts.completion(ids, **measured, **how)
+
     scores = [Scores([0.1], {"said": ["é"]}, {"m": [2.0]}), Scores([None])]
-    by_string = texts.completion(ids[1], chances(len(ids[1])), stopped=True)
     parts = [
-        ChunkOutput({2: ended[0], 3: by_string}, scores),
-        ChunkOutput({0: ended[1], 1: texts.completion([0], chances(1))}),
+        ChunkOutput({2: completion([*ids[0], 0]), 3: completion(ids[1], stopped=True)}, scores),
+        ChunkOutput({0: completion(ids[1]), 1: completion([0])}),
     ]
     assert unpack_outputs(unpack(pack(pack_outputs(parts))), texts.completion) == parts
 

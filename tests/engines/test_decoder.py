@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from seedtune.engines.base import Sampling
 from seedtune.engines.hf import attention
 from seedtune.engines.hf.decoder import Decoder
 from seedtune.engines.hf.kv_cache import KVCache
-from seedtune.engines.hf.sampler import first_argmax
+from seedtune.engines.hf.sampler import first_argmax, kl_from_uniform
 from seedtune.es.population import CENTER, Population
 from seedtune.perturb.lowrank.linear import can_pack
 from specs import low_rank_selection
@@ -120,17 +122,41 @@ def test_sampling_follows_the_distribution():
     assert (counts / 4000 - expected).abs().max() < 0.04
 
 
-def test_logprobs_are_those_of_the_model():
-    e = engine()
+def test_what_is_measured_of_tokens_is_that_of_a_teacher_forced_pass():
+    """Of the token that ended a completion, too; by the model's own distribution, whatever was cut off."""
+    model = tiny_llama()
+    model.generation_config.eos_token_id = list(range(0, 260, 6))
+    e = engine(model)
     prompts = e.encode(WORDS, 12)
-    for sampling in (Sampling(12, logprobs=True), Sampling(12, temperature=2.0, top_k=5, logprobs=True)):
+    asked = {"logprobs": True, "kl_uniform": True}
+    ended = 0
+    for sampling in (Sampling(12, **asked), Sampling(12, temperature=2.0, top_k=5, repetition_penalty=1.3, **asked)):
         for prompt, completion in zip(prompts, e.generate(prompts, sampling, 1), strict=True):
-            ids = torch.tensor([[*prompt.ids, *completion.ids]])
+            ids = torch.tensor([[*prompt.ids, *completion.chosen]])
             with torch.no_grad():
                 logprobs = e.model(ids).logits[0].log_softmax(-1)[len(prompt.ids) - 1 : -1]
             expected = logprobs.gather(1, ids[0, len(prompt.ids) :, None])[:, 0]
             assert completion.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
-    assert e.generate(prompts, GREEDY, 1)[0].logprobs is None
+            size = logprobs.shape[-1]
+            kl = (torch.full_like(logprobs, 1 / size) * (-math.log(size) - logprobs)).sum(-1)
+            assert completion.kl_uniform == pytest.approx(kl.tolist(), abs=1e-4)
+            ended += completion.stop is not None
+    assert ended
+    bare = e.generate(prompts, GREEDY, 1)[0]
+    assert (bare.logprobs, bare.kl_uniform) == (None, None)
+
+
+def test_probabilities_that_underflow_have_finite_logarithms():
+    """Float32 has none below 1e-45; and tokens that a model rules out do not count."""
+    logits = torch.tensor([[0.0, -3e4, -torch.inf, -2e4]])
+    assert kl_from_uniform(logits.log_softmax(-1)).item() == pytest.approx(5e4 / 3 - math.log(3))
+    model = tiny_llama()
+    model.lm_head.weight.data *= 1e4
+    e = engine(model)
+    sampling = Sampling(12, temperature=1e4, logprobs=True, kl_uniform=True)
+    for completion in e.generate(e.encode(WORDS, 12), sampling, 1):
+        assert min(completion.logprobs) < -1e3
+        assert math.isfinite(sum(completion.logprobs) + sum(completion.kl_uniform))
 
 
 @pytest.mark.parametrize("model", [tiny_llama, tiny_gpt2, lambda: sliding("gemma3")], ids=["llama", "gpt2", "gemma3"])

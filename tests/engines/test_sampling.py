@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -116,6 +117,30 @@ def test_what_a_member_samples_does_not_depend_on_the_batch(kind):
     assert answers[0] == answers[1] == answers[2]
 
 
+def mamba():
+    config = MambaConfig(vocab_size=261, hidden_size=32, state_size=8, num_hidden_layers=2, initializer_range=0.5)
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).float().eval()
+
+
+@pytest.mark.parametrize("model", [tiny_llama, mamba])
+def test_a_row_with_a_seed_draws_the_same_wherever_it_stands(model):
+    e = engine(model())
+    assert (e.decoder is None) == (model is mamba)
+    prompts = e.encode(WORDS, 12)
+    how = Sampling(12, temperature=0.8, min_p=0.02)
+    seeds = [2**62 + n for n in range(len(prompts))]
+    first = [c.ids for c in e.generate(prompts, how, seeds)]
+    again = e.generate([*prompts[::-1], prompts[0]], replace(how, rows_at_once=2), [*seeds[::-1], 5])
+    assert [c.ids for c in again[: len(prompts)]] == first[::-1]
+    assert again[-1].ids != first[0]
+    with_unscored = e.generate(prompts, replace(how, first_sampled_row=3), seeds)
+    assert [c.ids for c in with_unscored[:3]] == first[:3]
+    assert [c.ids for c in with_unscored[3:]] == [
+        c.ids for c in e.generate(prompts, Sampling(12, temperature=1.0), seeds)[3:]
+    ]
+
+
 def test_samples_for_a_distance_know_nothing_of_it():
     e = engine()
     prompts = e.encode(WORDS, 12)
@@ -148,7 +173,7 @@ def test_stop_strings_are_transformers(kind, rows_at_once):
     assert [c.chosen for c in got] == expected
     ends = [e.texts.stop_strings.first_end(p.ids, c.chosen) for p, c in zip(prompts, got, strict=True)]
     assert [c.truncated for c in got] == [end is None and c.stop is None for c, end in zip(got, ends, strict=True)]
-    assert all(len(c.logprobs) == len(c.ids) for c in got)
+    assert all(len(c.logprobs) == len(c.chosen) for c in got)
     assert any(end is not None and end < LENGTH for end in ends)
 
 
@@ -177,9 +202,7 @@ def test_a_stop_string_may_begin_in_the_prompt_and_end_within_a_token():
 
 
 def test_stop_strings_through_transformers_own_loop():
-    config = MambaConfig(vocab_size=261, hidden_size=32, state_size=8, num_hidden_layers=2, initializer_range=0.5)
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).float().eval()
+    model = mamba()
     plain = engine(model)
     assert plain.decoder is None
     prompts = plain.encode(WORDS, LENGTH)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -118,15 +117,6 @@ def test_perplexity_is_that_of_transformers():
         losses += float(it.model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
         tokens += ids.shape[1] - 1
     assert perplexity.perplexity(it) == pytest.approx(math.exp(losses / tokens), rel=1e-4)
-
-
-@pytest.mark.parametrize(("n", "c"), [(5, 0), (5, 2), (6, 3), (4, 4)])
-def test_pass_at_k_is_the_share_of_all_draws(n, c):
-    for k in range(1, n + 1):
-        draws = list(itertools.combinations([True] * c + [False] * (n - c), k))
-        assert statistics.pass_at_k(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws))
-    with pytest.raises(ValueError, match="at least 7"):
-        statistics.pass_at_k(n, c, 7)
 
 
 def test_intervals_hold_the_mean_as_often_as_they_say():

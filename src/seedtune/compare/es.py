@@ -22,8 +22,8 @@ def train(context: MethodContext) -> None:
     settings = {"guard": False, **context.shared, **context.settings}
     args = resolve(settings, fixed)
     num_prompts = args.prompts_per_member or args.prompts_per_step or len(context.train_dataset)
-    per_iteration = args.population_size * num_prompts
-    iterations = num_steps(context, per_iteration, "an iteration of es (population_size x prompts)")
+    per_iteration = args.population_size * num_prompts * args.num_generations
+    iterations = num_steps(context, per_iteration, "an iteration of es (population_size x prompts x num_generations)")
     args = resolve(settings, {**fixed, "max_steps": iterations})
     trainer = ESTrainer(
         model=context.model,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..errors import ConfigError
+from ..es.aggregate import AGGREGATES
 from ..es.schedule import SCHEDULES
 from ..es.shaping import SHAPINGS, WITHIN_PROMPTS
 from ..es.update import OPTIMIZERS
@@ -58,7 +59,7 @@ replication, model = Group("Fleet", affects_weights=False), Group("Model", affec
 
 
 #: Settings that a journal names only where they say something: it has the same bytes as before there were any.
-_UNSAID = ("reward_args",)
+_UNSAID = ("reward_args", "num_generations", "aggregate", "aggregate_k")
 #: What a setting of these kinds is when nothing is said of it.
 _EMPTY: dict[str, Callable[[], Any]] = {"list[str]": list, "dict[str, Any]": dict}
 
@@ -189,6 +190,12 @@ class ESConfig:
     )
     max_completion_length: int = generation("maximum new tokens", 256, at_least=1)
     temperature: float = generation("0: greedy, as in the paper", 0.0, at_least=0)
+    num_generations: int = generation(
+        "completions per member and prompt, also in evaluations of the center; more than 1 needs a temperature: for "
+        "rewards that compare them, and for aggregate",
+        1,
+        at_least=1,
+    )
     top_p: float = generation("nucleus, when sampling", 1.0)
     top_k: int = generation("0: off", 0, at_least=0)
     min_p: float | None = generation(
@@ -231,6 +238,14 @@ class ESConfig:
         choices=("any", "group", "member"),
         affects_weights=True,
     )
+    aggregate: str = scoring(
+        "how the rewards of num_generations completions become one: mean, max, pass_at_k (the best of aggregate_k, on "
+        "average) or majority (that of the answer which most of them give)",
+        "mean",
+        choices=AGGREGATES,
+        affects_weights=True,
+    )
+    aggregate_k: int | None = scoring("k of aggregate: pass_at_k", at_least=1, affects_weights=True)
     reward_timeout: float = scoring("seconds without a result before the run stops", 60.0, at_least=0.001)
 
     fleet: str = replication(
@@ -451,6 +466,7 @@ class ESConfig:
                     f"learning_rate: auto knows how far a step of optimizer: sgd moves the model, not one of "
                     f"{self.optimizer}: use sgd, or give a number as learning_rate."
                 )
+        self._check_samples()
         if self.weight_decay and self.anchor_decay:
             raise ConfigError("weight_decay pulls toward zero, anchor_decay toward the base model: set one of them.")
         if not 0 <= self.seed < 2**64:
@@ -472,6 +488,29 @@ class ESConfig:
             parse_rule(rule)
         check_stages(self.reward_weights)
 
+    def _check_samples(self) -> None:
+        if self.num_generations > 1 and self.temperature == 0:
+            raise ConfigError(
+                f"num_generations is {self.num_generations}, and at temperature 0 a member completes a prompt the same "
+                "way every time: set temperature (1 is the model's own distribution), or num_generations: 1."
+            )
+        if self.aggregate != "mean" and self.num_generations == 1:
+            raise ConfigError(
+                f"aggregate: {self.aggregate} makes one reward of several completions per member and prompt, and "
+                "num_generations is 1: set it to 2 or more, with a temperature, or leave aggregate out."
+            )
+        if (self.aggregate == "pass_at_k") != (self.aggregate_k is not None):
+            raise ConfigError(
+                "aggregate: pass_at_k needs its k: set aggregate_k, from 1 to num_generations."
+                if self.aggregate_k is None
+                else f"aggregate_k is for aggregate: pass_at_k, not for aggregate: {self.aggregate}: leave it out."
+            )
+        if (self.aggregate_k or 0) > self.num_generations:
+            raise ConfigError(
+                f"aggregate_k is {self.aggregate_k}: the best of so many cannot be told from {self.num_generations} "
+                "completions (num_generations): lower the first, or raise the second."
+            )
+
     @property
     def reporters(self) -> list[str]:
         names = [self.report_to] if isinstance(self.report_to, str) else self.report_to
@@ -479,8 +518,8 @@ class ESConfig:
 
     def trajectory_config(self) -> dict[str, Any]:
         """The settings that the weights depend on: what a journal's header holds, and what a resume must not change."""
-        settings = [f for f in dataclasses.fields(self) if f.metadata["affects_weights"]]
-        found = {f.name: getattr(self, f.name) for f in settings if f.name not in _UNSAID or getattr(self, f.name)}
+        defaults = self.trajectory_defaults()
+        found = {n: getattr(self, n) for n in defaults if n not in _UNSAID or getattr(self, n) != defaults[n]}
         return {**found, "max_steps": self.max_steps} if self.is_scheduled else found
 
     @classmethod

@@ -141,6 +141,8 @@ def explain_arguments(cls: type[Any], args: Any) -> str:
 #: Settings of gradient training that have the name of one here, but another scale.
 _OTHER_MEANING = {
     "learning_rate": "a step of ES is of another scale than one of a gradient: leave it out, or set it with sigma",
+    "num_generations": "ES compares members, so that one completion per member and prompt is enough: leave it out, or "
+    "set it, with a temperature, for rewards that compare completions",
 }
 
 

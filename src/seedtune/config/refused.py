@@ -20,7 +20,7 @@ _LEVEL = "messages go through Python's logging, so set its level there: logging.
 _OPTIMIZER = "set optimizer (sgd, momentum, adam), with adam_beta1, adam_beta2, adam_epsilon and weight_decay"
 _EVAL_LOSS = "there is no evaluation loss: reward functions and eval_funcs are measured on the center's completions"
 _EVAL_WHEN = "the center is evaluated first, last, and every eval_steps iterations"
-_EVAL_BATCH = "set generation_batch_size, rows per batch; evaluation decodes each prompt once"
+_EVAL_BATCH = "set generation_batch_size, rows per batch"
 _ADAPTER = (
     "ES needs no adapters: perturbation: lowrank makes members cheap, rank is the rank of their noise, and scope "
     "(linear, or a regex on names) says which weights move"
@@ -57,9 +57,9 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("mask_truncated_completions", "return None from a reward function to leave a completion out"),
     ("gamma lam gae_lambda cliprange_value vf_coef value_model critic_learning_rate", "ES has no value function"),
     # completions per prompt, steps, batches
-    ("num_generations", "ES compares members, not completions of one prompt; set population_size"),
-    ("num_generations_eval", "evaluation decodes each prompt once"),
-    ("n n_samples_per_prompt num_return_sequences group_size", "a member answers a prompt once: set population_size"),
+    ("num_generations_eval", "an evaluation draws num_generations completions per prompt, as members do"),
+    ("n n_samples_per_prompt num_return_sequences group_size",
+     "set num_generations, completions per member and prompt; what ES compares are members: population_size"),
     ("num_iterations steps_per_generation ppo_epochs num_mini_batches", _STEPS),
     ("num_train_epochs num_epochs epochs total_epochs total_episodes total_training_steps", _EPOCHS),
     ("gradient_accumulation_steps", "there are no gradients; set population_size and prompts_per_step"),

@@ -35,12 +35,6 @@ class PromptBatch:
         """Whether the prompts' given completions are read, and nothing is decoded."""
         return bool(self.prompts[0].given)
 
-    def repeat(self, samples: int) -> PromptBatch:
-        """Every prompt `samples` times, one after another."""
-        columns = {name: [v for v in values for _ in range(samples)] for name, values in self.columns.items()}
-        indices = tuple(i for i in self.indices for _ in range(samples))
-        return PromptBatch(indices, tuple(p for p in self.prompts for _ in range(samples)), columns)
-
 
 class Prompts:
     """Training rows, and the rows that the center is evaluated on: `evaluation`, or the first training prompts.
@@ -80,12 +74,14 @@ class Prompts:
         self._train_encoded: list[Prompt] = []
         self._eval_encoded: list[Prompt] = []
 
-    def check_columns(self, rewards: Sequence[Reward], eval_only: Sequence[Reward]) -> None:
-        """Raises RewardError for a function that requires a column which the rows lack."""
+    def check_columns(self, rewards: Sequence[Reward], eval_only: Sequence[Reward], num_generations: int = 1) -> None:
+        """Raises RewardError for a function that requires a column which the rows lack, or several completions per
+        prompt where there is one.
+        """
         for reward in rewards:
-            reward.check_columns(dataset.columns_of(self.train))
+            reward.check_columns(dataset.columns_of(self.train), num_generations)
         for reward in [*rewards, *eval_only]:
-            reward.check_columns(dataset.columns_of(self.eval))
+            reward.check_columns(dataset.columns_of(self.eval), num_generations)
 
     def encode(self, engine: Engine | Texts, max_completion_length: int) -> int:
         """Tokenize everything; returns the tokens of the longest row, completion included. Raises DataError."""

@@ -25,10 +25,15 @@ from ..rollout.reading import given_completion
 
 
 class ToCompletion(Protocol):
-    """A completion from what the model chose, and the log-probabilities of it: `Texts.completion`."""
+    """A completion from what the model chose, and what was measured of it: `Texts.completion`."""
 
     def __call__(
-        self, ids: Sequence[int], logprobs: Sequence[float] | None = None, *, stopped: bool = False
+        self,
+        ids: Sequence[int],
+        logprobs: Sequence[float] | None = None,
+        *,
+        stopped: bool = False,
+        kl_uniform: Sequence[float] | None = None,
     ) -> Completion: ...
 
 
@@ -49,17 +54,19 @@ def pack_context(context: EvalContext) -> bytes:
         contents, columns = [p.content for p in batch.prompts], dict(batch.columns)
         seen = contents, columns, context.state, functions.key, context.timeout
     given = [[(text.content, _numbers(text.ids)) for text in p.given] for p in batch.prompts] if batch.reads else None
-    return pack(([_numbers(p.ids) for p in batch.prompts], dataclasses.astuple(context.sampling), seen, given))
+    tokens = [_numbers(p.ids) for p in batch.prompts]
+    return pack((tokens, dataclasses.astuple(context.sampling), context.num_generations, seen, given))
 
 
 def unpack_context(data: bytes, known: Mapping[str, Functions]) -> EvalContext:
     """`known`: the functions that were sent before, by their key."""
-    tokens, sampling, seen, given = unpack(data)
+    tokens, sampling, num_generations, seen, given = unpack(data)
     contents, columns, state, key, timeout = seen or ([""] * len(tokens), {}, {}, "", 0.0)
     texts = [tuple(GivenText(text, "", _tuple(ids)) for text, ids in row) for row in given or [()] * len(tokens)]
     prompts = tuple(Prompt(c, _tuple(ids), row) for c, ids, row in zip(contents, tokens, texts, strict=True))
     functions = known[key] if key else None
-    return EvalContext(PromptBatch((), prompts, columns), Sampling(*sampling), state, functions, timeout)
+    batch = PromptBatch((), prompts, columns)
+    return EvalContext(batch, Sampling(*sampling), state, functions, timeout, num_generations)
 
 
 def pack_task(task: ChunkTask) -> bytes:
@@ -75,7 +82,7 @@ def pack_task(task: ChunkTask) -> bytes:
             [_numbers(ids) for ids in numbers],
             _numbers([numbers[ids] for ids in unscored]),
             None if task.context and task.sampling == task.context.sampling else dataclasses.astuple(task.sampling),
-            task.seed,
+            task.seed if isinstance(task.seed, int) else array("q", task.seed).tobytes(),
         )
     )
 
@@ -84,12 +91,11 @@ def unpack_task(data: bytes, population: Population, context: EvalContext | None
     iteration, indices, numbers, unscored, places, sampling, seed = unpack(data)
     members, rows = [*population.ask(iteration), CENTER], _tuple(numbers)
     once = [Prompt("", _tuple(ids)) for ids in unscored]
-    prompts = context.batch.prompts if context else ()
     return ChunkTask(
         tuple(members[n] for n in array("i", indices)),  # the center's index is -1
-        (*(prompts[n] for n in rows), *(once[n] for n in _tuple(places))),
+        (*(context.prompts(rows) if context else ()), *(once[n] for n in _tuple(places))),
         context.sampling if context and sampling is None else Sampling(*sampling),
-        seed,
+        seed if isinstance(seed, int) else tuple(array("q", seed)),
         rows,
         context,
     )
@@ -111,7 +117,7 @@ def pack_outputs(outputs: Sequence[ChunkOutput], *, tokens: bool = True) -> Any:
     `tokens`, where the driver has them.
     """
     rows = [(row, completion) for output in outputs for row, completion in output.rows.items()]
-    logprobs = [c.logprobs for _, c in rows]
+    measured = ([c.logprobs for _, c in rows], [c.kl_uniform for _, c in rows])
     if not tokens:
         rows = [(row, Completion((), "", truncated=True)) for row, _ in rows]
     return (
@@ -120,7 +126,7 @@ def pack_outputs(outputs: Sequence[ChunkOutput], *, tokens: bool = True) -> Any:
         _numbers([len(c.chosen) for _, c in rows]),
         _numbers([token for _, c in rows for token in c.chosen]),
         _numbers([n for n, (_, c) in enumerate(rows) if c.stop is None and not c.truncated]),  # by a stop string
-        None if None in logprobs else [array("d", c or ()).tobytes() for c in logprobs],
+        [None if None in values else [array("d", v or ()).tobytes() for v in values] for values in measured],
         [None if output.scores is None else [_pack_scores(s) for s in output.scores] for output in outputs],
     )
 
@@ -128,14 +134,15 @@ def pack_outputs(outputs: Sequence[ChunkOutput], *, tokens: bool = True) -> Any:
 def unpack_outputs(packed: Any, to_completion: ToCompletion, given: Sequence[Prompt] = ()) -> list[ChunkOutput]:
     """`to_completion` makes the texts anew; those of a chunk that was read are `given` with its prompts."""
     sizes, rows, lengths, tokens, stopped = map(_tuple, packed[:5])
-    logprobs, scores = packed[5:]
+    measured, scores = packed[5:]
     completions, start = [], 0
     for n, length in enumerate(lengths):
-        known = None if logprobs is None else array("d", logprobs[n]).tolist()
+        logprobs, kl = (None if values is None else array("d", values[n]).tolist() for values in measured)
         if given:
-            completions.append(given_completion(given[rows[n]], known))
+            completions.append(given_completion(given[rows[n]], logprobs))
             continue
-        completions.append(to_completion(tokens[start : start + length], known, stopped=n in stopped))
+        chosen = tokens[start : start + length]
+        completions.append(to_completion(chosen, logprobs, stopped=n in stopped, kl_uniform=kl))
         start += length
     pairs = iter(zip(rows, completions, strict=True))
     return [

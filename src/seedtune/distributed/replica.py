@@ -172,7 +172,7 @@ class Replica:
         """None: it did not fit into memory."""
         groups: list[Mapping[int, Completion]] = []
         scorer = None if task.reads else self._scorer(task.context)
-        scored = ChunkScorer(task.rows, task.context, scorer) if scorer and task.context else None
+        scored = ChunkScorer(task, task.context, scorer) if scorer and task.context else None
         sampling = task.sampling
         if self._rows is not None:
             sampling = replace(sampling, rows_at_once=min(self._rows, sampling.rows_at_once or self._rows))

@@ -54,7 +54,7 @@ class Prompt:
 class Sampling:
     """How to decode. Temperature 0 is greedy, the paper's choice: all variation comes from the parameters.
 
-    `logprobs`: completions carry the log-probability of each of their tokens (temperature 1, nothing cut off).
+    `logprobs`, `kl_uniform`: completions carry that of each token that the model chose (see `Completion`).
     `min_p` and `repetition_penalty` are transformers' (the penalty counts for greedy rows, too).
     `rows_at_once`: how many rows of a chunk share a batch; None: all. `first_sampled_row`: rows of the chunk from this
     number on are drawn at temperature 1 with nothing cut off, whatever the others do.
@@ -69,6 +69,7 @@ class Sampling:
     first_sampled_row: int | None = None
     min_p: float | None = None
     repetition_penalty: float = 1.0
+    kl_uniform: bool = False
 
     @property
     def unrestricted(self) -> Sampling:
@@ -86,8 +87,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """What the model wrote: new tokens without the end-of-sequence token, their text, and whether it was cut off;
-    the log-probability of each token, where `Sampling` asks for it; and the token that ended it.
+    """What the model wrote: new tokens without the end-of-sequence token, their text, and whether it was cut off; and
+    the token that ended it.
+
+    Where `Sampling` asks for them, of each token that the model chose (`chosen`), by its own distribution p over a
+    vocabulary of V tokens (temperature 1, nothing cut off): `logprobs`, log p of it; `kl_uniform`, the KL of p from the
+    uniform distribution, -1/V sum_j log(V p_j), in nats.
     """
 
     ids: tuple[int, ...]
@@ -95,6 +100,7 @@ class Completion:
     truncated: bool
     logprobs: tuple[float, ...] | None = None
     stop: int | None = None
+    kl_uniform: tuple[float, ...] | None = None
 
     @property
     def chosen(self) -> tuple[int, ...]:
@@ -117,6 +123,8 @@ class TextOutputs:
     hidden_states: list[tuple[Any, ...]] | None = None
 
 
+#: One seed for a chunk, or one for each of its rows.
+Seed = int | Sequence[int]
 #: Rows of a chunk that have ended, by their number in it.
 OnCompletions = Callable[[Mapping[int, Completion]], None]
 
@@ -144,9 +152,10 @@ class Generator(Protocol):
         """Go back to the center, and free what was made for members."""
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, on_completions: OnCompletions | None = None
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: Seed, on_completions: OnCompletions | None = None
     ) -> list[Completion]:
-        """Decode one chunk, as a unit: what it yields depends on the chunk, the weights and `seed` alone.
+        """Decode one chunk, as a unit: what it yields depends on the chunk, the weights and `seed` alone. Rows with a
+        seed each draw by that, whatever rows are beside them.
 
         `on_completions` is called as rows end, in an order that depends on the same alone.
         """

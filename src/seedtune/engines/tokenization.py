@@ -196,17 +196,26 @@ class Texts:
         return GivenText(completion, text, tuple(ids))
 
     def completion(
-        self, ids: Sequence[int], logprobs: Sequence[float] | None = None, *, stopped: bool = False
+        self,
+        ids: Sequence[int],
+        logprobs: Sequence[float] | None = None,
+        *,
+        stopped: bool = False,
+        kl_uniform: Sequence[float] | None = None,
     ) -> Completion:
         """The completion up to the first stop token; without one, it was cut off, unless a stop string ended it
-        (`stopped`), which is part of it.
+        (`stopped`), which is part of it. `logprobs` and `kl_uniform` are those of `ids`.
         """
         end = next((n for n, token in enumerate(ids) if token in self.stops), None)
-        kept = list(ids[:end])
-        kept_logprobs = None if logprobs is None else tuple(logprobs[:end])
-        stop = None if end is None else int(ids[end])
-        cut = end is None and not stopped
-        return Completion(tuple(kept), self._decode(kept), truncated=cut, logprobs=kept_logprobs, stop=stop)
+        kept, chosen = list(ids[:end]), len(ids) if end is None else end + 1
+        return Completion(
+            tuple(kept),
+            self._decode(kept),
+            truncated=end is None and not stopped,
+            logprobs=None if logprobs is None else tuple(logprobs[:chosen]),
+            stop=None if end is None else int(ids[end]),
+            kl_uniform=None if kl_uniform is None else tuple(kl_uniform[:chosen]),
+        )
 
     def _decode(self, ids: list[int]) -> str:
         try:

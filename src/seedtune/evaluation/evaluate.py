@@ -13,6 +13,7 @@ import numpy as np
 from ..data.prompts import PromptBatch, Prompts
 from ..engines.base import Engine, Sampling
 from ..errors import RewardError
+from ..es.aggregate import MEAN, best_of_k
 from ..es.population import CENTER
 from ..rewards.function import RewardFuncs, eval_functions, full_weights, reward_functions
 from ..rewards.outputs import columns_read
@@ -93,7 +94,7 @@ def evaluate(
     weights = full_weights(spec.reward_weights, rewards)
     texts = columns_read([*rewards, *gold_metrics])
     prompts = Prompts(rows, rows, None, texts=texts)
-    prompts.check_columns(rewards, gold_metrics)
+    prompts.check_columns(rewards, gold_metrics, spec.samples or 1)
     longest = prompts.encode(engine, spec.max_completion_length)
     at_once = spec.generation_batch_size or engine.rows_that_fit(longest)
     sampling = Sampling(
@@ -107,8 +108,8 @@ def evaluate(
     )
     greedy_sampling = dataclasses.replace(sampling, temperature=0.0)
 
-    def rollout(batch: PromptBatch, sampling: Sampling) -> Rollouts:
-        how = RolloutSpec(sampling, 2 * at_once, spec.seed, reward_batch=spec.reward_batch)
+    def rollout(batch: PromptBatch, sampling: Sampling, samples: int = 1) -> Rollouts:
+        how = RolloutSpec(sampling, 2 * at_once, spec.seed, reward_batch=spec.reward_batch, num_generations=samples)
         runner = RolloutRunner(LocalExecutor(engine), how, mixes_members=engine.mixes_members)
         return runner.run([CENTER], batch, scorer, 0, {"global_step": 0, "max_steps": 0}, on_rows)
 
@@ -117,7 +118,7 @@ def evaluate(
         on_stage("given completions" if texts else "greedy completions")
         batch = prompts.evaluation()
         greedy = rollout(batch, greedy_sampling)
-        found = _means(greedy, weights, 1, "") | calibration_metrics(greedy.rows(weights))
+        found = _means(greedy, weights, "") | calibration_metrics(greedy.rows(weights))
         if any(reward.is_confidence for reward in rewards):
             found["completions/diversity"] = Estimate(diversity(greedy.rows(weights)) or math.nan, math.nan, 1)
         if texts:
@@ -125,48 +126,45 @@ def evaluate(
             found["loss"] = statistics.per_token(read)
         if spec.samples and not texts:
             on_stage(f"{spec.samples} samples per prompt")
-            repeated = batch.repeat(spec.samples)
-            sampled = rollout(repeated, sampling)
+            sampled = rollout(batch, sampling, spec.samples)
             sampled_rows = sampled.rows(weights)
-            found |= _means(sampled, weights, spec.samples, "sampled/")
+            found |= _means(sampled, weights, "sampled/")
             found |= _passes(sampled, weights, spec)
             if base is not None and sampling.is_models_own:
                 on_stage("KL from the base model")
                 drawn = [completion for _, _, completion in sampled.answered()]
-                found["kl"] = divergence(engine, repeated.prompts, drawn, spec.temperature, base)
+                asked = [prompt for prompt in batch.prompts for _ in range(spec.samples)]
+                found["kl"] = divergence(engine, asked, drawn, spec.temperature, base)
     on_stage("the probe")
     found["probe/perplexity"] = Estimate(perplexity(engine), float("nan"), 1)
     engine.restore()
     return Evaluation(found, greedy.rows(weights), sampled_rows)
 
 
-def _means(rollouts: Rollouts, weights: Sequence[float], samples: int, prefix: str) -> dict[str, Estimate]:
+def _means(rollouts: Rollouts, weights: Sequence[float], prefix: str) -> dict[str, Estimate]:
     """Means over prompts of the means over a prompt's samples: prompts are the independent values."""
 
-    def over_prompts(values: Floats) -> Estimate:
-        with np.errstate(invalid="ignore"):
-            per_prompt = [row[~np.isnan(row)].mean() if (~np.isnan(row)).any() else np.nan
-                          for row in values.reshape(-1, samples)]  # fmt: skip
-        return statistics.mean(per_prompt)
+    def over_prompts(values_M_P_G: Floats) -> Estimate:
+        return statistics.mean(MEAN(values_M_P_G)[0])
 
-    found = {"reward": over_prompts(rollouts.total_M_P(weights)[0])}
+    found = {"reward": over_prompts(rollouts.total_M_P_G(weights))}
     alone = len(weights) == 1  # then it is the reward
-    for name, rewards_M_P in list(zip(rollouts.names, rollouts.rewards_F_M_P, strict=True))[alone:]:
-        found[f"rewards/{name}" if name in ("reward", "length") else name] = over_prompts(rewards_M_P[0])
+    for name, rewards_M_P_G in list(zip(rollouts.names, rollouts.rewards_F_M_P_G, strict=True))[alone:]:
+        found[f"rewards/{name}" if name in ("reward", "length") else name] = over_prompts(rewards_M_P_G)
     tokens = np.array([len(completion.ids) for _, _, completion in rollouts.answered()], dtype=np.float64)
-    found["length"] = over_prompts(tokens)
+    found["length"] = over_prompts(tokens.reshape(rollouts.rewards_F_M_P_G.shape[1:]))
     return {prefix + name: estimate for name, estimate in found.items()}
 
 
 def _passes(rollouts: Rollouts, weights: Sequence[float], spec: EvalSpec) -> dict[str, Estimate]:
     """pass@k, where it is known what passes."""
-    gold = rollouts.rewards_F_M_P[len(weights) :, 0]
+    gold = rollouts.rewards_F_M_P_G[len(weights) :, 0]
     if spec.success is not None:
-        right = rollouts.total_M_P(weights)[0] >= spec.success
+        right_P_G = rollouts.total_M_P_G(weights)[0] >= spec.success
     elif len(gold):
-        right = gold[0] >= 1
+        right_P_G = gold[0] >= 1
     else:
         return {}
-    counts = right.reshape(-1, spec.samples).sum(axis=1)
+    passed = right_P_G.astype(np.float64)
     ks = [k for k in spec.ks if k <= spec.samples]
-    return {f"pass@{k}": statistics.mean([statistics.pass_at_k(spec.samples, int(c), k) for c in counts]) for k in ks}
+    return {f"pass@{k}": statistics.mean([best_of_k(passed_G, k) for passed_G in passed]) for k in ks}

@@ -1,4 +1,4 @@
-"""Means with their uncertainty, and pass@k. Numbers only."""
+"""Means with their uncertainty. Numbers only."""
 
 from __future__ import annotations
 
@@ -59,15 +59,6 @@ def per_token(values_R: Sequence[Floats]) -> Estimate:
         return Estimate(ratio, math.nan, 1)
     error = math.sqrt(float(((sums - ratio * counts) ** 2).sum()) * n / (n - 1)) / float(counts.sum())
     return Estimate(ratio, _quantile(n) * error, n)
-
-
-def pass_at_k(samples: int, right: int, k: int) -> float:
-    """The chance that of k samples drawn from `samples`, `right` of them right, at least one is right: the unbiased
-    estimator 1 - C(n - c, k) / C(n, k) of Chen et al. (arXiv 2107.03374), eq. 1. Raises ValueError for k > samples.
-    """
-    if not 1 <= k <= samples:
-        raise ValueError(f"pass@{k} needs at least {k} samples, and there are {samples}")
-    return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
 def _quantile(count: int) -> float:

@@ -120,7 +120,7 @@ def check_same_trajectory(header: Mapping[str, Any], now: Mapping[str, Any], def
     """Raise JournalError when a run is resumed with another base model, or another value of a setting that the weights
     depend on. A setting that the header lacks (it is newer than the run) has its default.
     """
-    config = {**{k: v for k, v in defaults.items() if k in now["config"]}, **header["config"]}
+    config, now = {**defaults, **header["config"]}, {**now, "config": {**defaults, **now["config"]}}
     header = {**header, "config": config, "base": {_RENAMED.get(k, k): v for k, v in header["base"].items()}}
     for part in ("config", "base", "noise_version"):  # settings first: what differs in the base may follow from them
         before, after = header[part], json.loads(json.dumps(now[part]))

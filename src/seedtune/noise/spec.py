@@ -40,6 +40,7 @@ class Tag(IntEnum):
     MEMBER = 0
     PROMPTS = 1
     SAMPLING = 2
+    SAMPLES = 3
 
 
 class Purpose(IntEnum):
@@ -81,6 +82,22 @@ def member_key(seed: int, iteration: int, pair: int) -> Key:
     """The key of one direction of noise. The two members of an antithetic pair share it."""
     words = derived_words(seed, Tag.MEMBER, iteration, pair)
     return words[0], words[1]
+
+
+def sample_seeds(
+    seed: int, iteration: int, pairs: NDArray[np.integer], prompts: NDArray[np.integer], samples: int
+) -> NDArray[np.int64]:
+    """Seeds of 63 bits [rows, samples] of what members of the pairs [rows] (-1: the center) draw for the prompts [rows]
+    of a dataset: Philox(counter = (iteration, pair + 1, prompt, tag + 256 sample), run key). The two members of an
+    antithetic pair share them, so that they differ by their noise alone (common random numbers).
+    """
+    counter = np.zeros((len(pairs), samples, 4), dtype=np.uint32)
+    counter[..., 0] = iteration
+    counter[..., 1] = (pairs + 1)[:, None]
+    counter[..., 2] = prompts[:, None]
+    counter[..., 3] = Tag.SAMPLES + 256 * np.arange(samples)
+    out = philox4x32(counter, run_key(seed)).astype(np.uint64)
+    return ((out[..., 1] << np.uint64(31)) ^ (out[..., 0] >> np.uint64(1))).astype(np.int64)
 
 
 def parameter_id(name: str) -> int:

@@ -8,7 +8,9 @@ from typing import Any
 from ..utils.messages import content_text
 from .format import number
 
-_NOT_SCORES = {"member", "prompt_index", "prompt", "completion", "tokens", "truncated", "reward"}
+_NOT_SCORES = {
+    "member", "prompt_index", "prompt", "completion", "tokens", "truncated", "reward", "sample", "prompt_reward",
+}  # fmt: skip
 
 
 def item(prompt: Any, rows: Sequence[tuple[str, Mapping[str, Any]]], gold_metrics: Sequence[str]) -> dict[str, Any]:

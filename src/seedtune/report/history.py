@@ -94,9 +94,14 @@ class History:
         return any("completions/loss" in line for line in self.iterations)
 
     def num_completions(self, step: int) -> int:
-        """Completions generated up to iteration `step`: members times prompts."""
-        each = self.config.get("prompts_per_member")
-        return sum(len(it.rewards_M) * (each or len(it.prompts)) for it in self.journal[:step])
+        """Completions generated up to iteration `step`: members times prompts times samples."""
+        each, samples = self.config.get("prompts_per_member"), int(self.config.get("num_generations", 1))
+        return samples * sum(len(it.rewards_M) * (each or len(it.prompts)) for it in self.journal[:step])
+
+    @property
+    def num_eval_prompts(self) -> int:
+        """Prompts that the center was evaluated on, as far as its completions are there."""
+        return len({row.get("prompt_index", n) for n, row in enumerate(self.before)})
 
     @property
     def members(self) -> list[dict[str, Any]]:

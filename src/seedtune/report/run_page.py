@@ -130,7 +130,7 @@ def context(h: History) -> dict[str, Any]:
         "best_known": h.best is not None and len(h.evaluations) > 1,
         "returned": bool(h.returns),
         "tiles": _tiles(h),
-        "evaluated_on": f"{len(h.before)} prompts" if h.before else "the evaluation prompts",
+        "evaluated_on": f"{h.num_eval_prompts} prompts" if h.before else "the evaluation prompts",
         "histogram_of": f"Of {_completions(h)}." if after else "Of members, on their training prompts.",
         "completions_of": _completions(h),
         "reads": h.reads,
@@ -169,7 +169,9 @@ def _is_rejected(h: History) -> bool:
 
 def _completions(h: History) -> str:
     """What evaluations score."""
-    return "the given completions, which the center read" if h.reads else "the center's greedy completions"
+    if h.reads:
+        return "the given completions, which the center read"
+    return "the completions that the center drew" if h.config.get("temperature") else "the center's greedy completions"
 
 
 def _after(h: History) -> str:
@@ -191,7 +193,8 @@ def _lead(h: History) -> list[str]:
     if len(h.evaluations) < 2:
         return said
     first, last, rejected = h.evaluations[0], h.compared, _is_rejected(h)
-    text = f"On {len(h.after) or 'the evaluation'} prompts the mean reward went from {number(first['eval/reward'])} to "
+    count = h.num_eval_prompts if h.after else "the evaluation"
+    text = f"On {count} prompts the mean reward went from {number(first['eval/reward'])} to "
     text += f"{number(last['eval/reward'])}"
     for name in h.gold_metrics[:1]:
         text += f", and {name}, which is measured and never optimized, from {_cell(first, name)} to {_cell(last, name)}"

@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..tasks.base import text_of
 from ..utils.messages import content_text
 from .equivalence import Choice, Exact, plug_of
+from .equivalence.exact import normalize
 
 #: The column of completions/ with each completion's answer, as it is compared.
 ANSWER = "answer"
@@ -92,6 +93,16 @@ def answer_in(text: str, pattern: str | None) -> str:
     if not (found := [*re.finditer(pattern, text)]):
         return ""
     return (found[-1][1] or "") if found[-1].re.groups else found[-1][0]
+
+
+#: How completions mark their final answer.
+_FINAL = re.compile(r"<answer>(.*?)</answer>|\\boxed\{([^{}]*)\}|####([^\n]*)", re.DOTALL)
+
+
+def final_answer(text: str) -> str:
+    """A completion's answer, normalized: the last that it marks (`<answer>`, `\\boxed{}`, `####`), else all of it."""
+    marked = [*_FINAL.finditer(text)]
+    return normalize(marked[-1][marked[-1].lastindex or 0] if marked else text)
 
 
 def question_of(prompt: Any) -> str:

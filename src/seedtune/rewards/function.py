@@ -28,6 +28,12 @@ from .trainer_state import TrainerState
 #: What every reward function is given besides the dataset's columns; TRL's names.
 GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 
+#: What a function gets that names it among its parameters, one value per completion. group: a number, the same for
+#: completions of one member for one prompt, which are then always in one call (where `num_generations` is 1, nothing
+#: is given); completion_logprobs, completion_kl_uniform: a list with a number per token that the model chose
+#: (`Completion`).
+ON_REQUEST = ("group", "completion_logprobs", "completion_kl_uniform")
+
 #: Columns that TRL does not pass on.
 NOT_GIVEN = ("prompt", "completion", "completion_ids")
 
@@ -87,7 +93,7 @@ class Reward:
         except (TypeError, ValueError):
             return []
         named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        return [name for name in named if name not in (*GIVEN, *OUTPUTS)]
+        return [name for name in named if name not in (*GIVEN, *ON_REQUEST, *OUTPUTS)]
 
     @property
     def name(self) -> str:
@@ -107,9 +113,31 @@ class Reward:
             return frozenset()
         return frozenset(inspect.signature(self.function).parameters) & set(OUTPUTS)
 
-    def check_columns(self, columns: Sequence[str]) -> None:
-        """Raise RewardError when the function requires a column that the dataset does not have, and ConfigError when
-        its arguments do not go with the columns.
+    @property
+    def _parameters(self) -> list[inspect.Parameter] | None:
+        """None: it does not say which it has."""
+        try:
+            return list(inspect.signature(self.function).parameters.values())
+        except (TypeError, ValueError):
+            return None
+
+    @property
+    def _named(self) -> list[inspect.Parameter]:
+        return [p for p in self._parameters or () if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+    @property
+    def asks(self) -> frozenset[str]:
+        """What of `ON_REQUEST` it names among its parameters; none, where it reads given texts."""
+        return frozenset(p.name for p in self._named if p.name in ON_REQUEST and not self.reads_outputs)
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What of that it cannot be called without."""
+        return self.asks & {p.name for p in self._named if p.default is p.empty}
+
+    def check_columns(self, columns: Sequence[str], num_generations: int = 1) -> None:
+        """Raise RewardError when the function requires a column that the dataset does not have, or several completions
+        per member and prompt where there is one, and ConfigError when its arguments do not go with the columns.
         """
         if both := [name for name in self.arguments if name in columns]:
             raise ConfigError(
@@ -117,17 +145,22 @@ class Reward:
                 "the column, or leave the argument out."
             )
         check_arguments(self.function, columns)
-        taken = [c for c in columns if c in (*GIVEN, *self.outputs) and c not in NOT_GIVEN]
+        given = (self.asks | self.outputs) - (set() if num_generations > 1 else {"group"})
+        taken = [c for c in columns if (c in GIVEN and c not in NOT_GIVEN) or c in given]
         if taken:
             raise RewardError(
                 f"the dataset has a column {taken[0]!r}, a name that the trainer gives to reward functions: rename it."
             )
-        try:
-            parameters = inspect.signature(self.function).parameters.values()
-        except (TypeError, ValueError):
+        parameters, named = self._parameters, self._named
+        if parameters is None:
             return
-        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        known = (*columns, *GIVEN, *self.outputs)
+        if "group" in self.requires and num_generations == 1 and "group" not in columns:
+            raise RewardError(
+                f"reward function {self.name!r} compares completions of one prompt (it requires `group`), and there is "
+                "one per member and prompt: set num_generations to 2 or more, with a temperature (seedtune eval: "
+                "--samples), or give the parameter a default."
+            )
+        known = (*columns, *GIVEN, *self.asks, *self.outputs)
         missing = [p.name for p in named if p.default is p.empty and p.name not in known]
         if missing:
             raise RewardError(
@@ -204,6 +237,11 @@ def _told_apart(rewards: Sequence[Reward], taken: Collection[str]) -> list[Rewar
     return list(made.values())
 
 
+def asked_for(rewards: Sequence[Reward]) -> frozenset[str]:
+    """What of `ON_REQUEST` any of the functions names among its parameters."""
+    return frozenset[str]().union(*(reward.asks for reward in rewards))
+
+
 def full_weights(weights: Sequence[float] | None, rewards: Sequence[Reward]) -> list[float]:
     """One weight per reward function; none given: 1 each. Raises ConfigError."""
     if weights and len(weights) != len(rewards):
@@ -213,8 +251,8 @@ def full_weights(weights: Sequence[float] | None, rewards: Sequence[Reward]) -> 
 
 @dataclass(frozen=True)
 class Batch:
-    """Completions to score together. Columns hold one value per completion, and so does each of the `outputs` that the
-    model gave for them, where they were read; `state`: fields of `trainer_state`.
+    """Completions to score together. Columns hold one value per completion, and so does what the model gave for them
+    where functions ask for it (`ON_REQUEST`, `OUTPUTS`); `state`: fields of `trainer_state`.
     """
 
     prompts: list[Any]
@@ -224,9 +262,23 @@ class Batch:
     state: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, list[Any]] = field(default_factory=dict)
 
-    def row(self, n: int) -> Batch:
-        columns, outputs = ({k: [v[n]] for k, v in some.items()} for some in (self.columns, self.outputs))
-        return Batch([self.prompts[n]], [self.completions[n]], [self.completion_ids[n]], columns, self.state, outputs)
+    def only(self, rows: Sequence[int]) -> Batch:
+        """Some of the rows."""
+
+        def of(values: list[Any]) -> list[Any]:
+            return [values[n] for n in rows]
+
+        columns, outputs = (
+            {name: of(values) for name, values in some.items()} for some in (self.columns, self.outputs)
+        )
+        return Batch(of(self.prompts), of(self.completions), of(self.completion_ids), columns, self.state, outputs)
+
+    def units(self) -> list[list[int]]:
+        """Rows that only mean something together: of a group, or each by itself."""
+        groups: dict[Any, list[int]] = {}
+        for n, key in enumerate(self.outputs.get("group") or range(len(self.completions))):
+            groups.setdefault(key, []).append(n)
+        return list(groups.values())
 
 
 @dataclass
@@ -262,20 +314,28 @@ class _Call:
         self._logged = Scores([])
         self._refused: ValueError | None = None
         try:
-            returned = reward.function(
-                prompts=batch.prompts,
-                completions=batch.completions,
-                completion_ids=batch.completion_ids,
-                trainer_state=TrainerState.of(batch.state),
-                log_extra=self.log_extra,
-                log_metric=self.log_metric,
-                **{name: values for name, values in batch.outputs.items() if name in reward.outputs},
-                **batch.columns,
-            )
+            returned = self._start()
             self.is_async = inspect.isawaitable(returned)
             self._wait = event_loop.start(returned) if self.is_async else lambda: returned
         except _RAISED as e:
             raise self._error(e) from None
+
+    def _start(self) -> Any:
+        """What the function returns; of one that compares completions of a prompt, where there is one, nothing."""
+        reward, batch = self.reward, self.batch
+        if reward.requires - {*batch.outputs, *batch.columns}:
+            return [None] * len(batch.completions)
+        asked = reward.asks | reward.outputs
+        return reward.function(
+            prompts=batch.prompts,
+            completions=batch.completions,
+            completion_ids=batch.completion_ids,
+            trainer_state=TrainerState.of(batch.state),
+            log_extra=self.log_extra,
+            log_metric=self.log_metric,
+            **{name: values for name, values in batch.outputs.items() if name in asked},
+            **batch.columns,
+        )
 
     def scores(self) -> Scores:
         """When it is done. Raises RewardError."""
@@ -332,13 +392,14 @@ class _Call:
         )
 
     def _culprit(self) -> int:
-        if len(self.batch.completions) == 1 or self._refused or _is_async(self.reward.function):
+        units = self.batch.units()
+        if len(units) == 1 or self._refused or _is_async(self.reward.function):
             return 0
-        for n in range(len(self.batch.completions)):
+        for rows in units:
             try:
-                call(self.reward, self.batch.row(n))
+                call(self.reward, self.batch.only(rows))
             except RewardError:
-                return n
+                return rows[0]
         return 0
 
 

@@ -11,7 +11,7 @@ METRICS = EVALUATION | set("num_tokens learning_rate tokens_per_second step epoc
 #: How names of other metrics begin.
 PREFIXES = ("eval/", "eval_", "rewards/", "completions/", "es/", "time/", "fleet/", "curriculum/")
 #: Columns of completions/.
-COLUMNS = frozenset("member prompt_index prompt completion tokens truncated reward".split())
+COLUMNS = frozenset("member prompt_index prompt completion tokens truncated reward sample prompt_reward".split())
 
 
 def check_metric(name: object, functions: Collection[str]) -> None:

@@ -14,7 +14,7 @@ from loky import ProcessPoolExecutor
 
 from ..errors import RewardError
 from ..utils import processes, signals
-from .function import Batch, Reward, Scores, call_all
+from .function import Batch, Reward, Scores, asked_for, call_all
 from .serialize import Functions, load
 
 
@@ -43,7 +43,7 @@ class Scorer:
             self.functions = Functions.of(rewards)
         else:
             self._here = list(rewards)
-            self.functions = Functions(tuple(r.name for r in rewards), b"")
+            self.functions = Functions(tuple(r.name for r in rewards), b"", asked_for(rewards))
 
     def rewards(self) -> Sequence[Reward]:
         """The functions, to be called in this process. Raises RewardError."""

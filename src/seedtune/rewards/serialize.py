@@ -13,21 +13,22 @@ from pathlib import Path
 import cloudpickle
 
 from ..errors import RewardError
-from .function import Reward
+from .function import Reward, asked_for
 
 
 @dataclass(frozen=True)
 class Functions:
-    """Names of reward functions, and the pickled functions."""
+    """Names of reward functions, the pickled functions, and what any of them asks for (see `ON_REQUEST`)."""
 
     names: tuple[str, ...]
     pickled: bytes
+    asks: frozenset[str] = frozenset()
 
     @staticmethod
     def of(rewards: Sequence[Reward]) -> Functions:
         """Raises RewardError for one that cannot be pickled."""
         try:
-            return Functions(tuple(r.name for r in rewards), cloudpickle.dumps(list(rewards)))
+            return Functions(tuple(r.name for r in rewards), cloudpickle.dumps(list(rewards)), asked_for(rewards))
         except Exception as e:
             raise RewardError(
                 f"the reward functions cannot be sent to a scoring process: {e}\n"

@@ -1,4 +1,8 @@
-"""The plan of a rollout: which rows are decoded together. It never depends on who decodes them."""
+"""The plan of a rollout: which rows are decoded together. It never depends on who decodes them.
+
+A member completes each of its prompts `num_generations` times: row n of the rollout is sample n % num_generations of
+prompt n // num_generations of the batch.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..data.prompts import PromptBatch
-from ..engines.base import Prompt, Sampling
+from ..engines.base import Prompt, Sampling, Seed
 from ..es.population import Member
 from ..noise import spec
 from ..rewards.serialize import Functions
@@ -15,11 +21,14 @@ from ..rewards.serialize import Functions
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that are decoded as a unit: row n is member number `members[n]` on prompt `rows[n]` of the batch."""
+    """Rows that are decoded as a unit: row n is member number `members[n]` on row `rows[n]` of the rollout. `seeds` of
+    the rows, where they draw by seeds of their own; else they draw by the chunk's `seed`.
+    """
 
     members: tuple[int, ...]
     rows: tuple[int, ...]
     seed: int
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,18 +42,23 @@ class EvalContext:
     state: Mapping[str, Any]
     functions: Functions | None = None
     timeout: float = 0.0
+    num_generations: int = 1
+
+    def prompts(self, rows: Sequence[int]) -> list[Prompt]:
+        """The prompts of rows of the rollout."""
+        return [self.batch.prompts[row // self.num_generations] for row in rows]
 
 
 @dataclass(frozen=True)
 class ChunkTask:
-    """A chunk as an engine takes it: row n is `prompts[n]` for `members[n]`; it is prompt `rows[n]` of the context's
-    batch, or, behind the last of those, an unscored sample.
+    """A chunk as an engine takes it: row n is `prompts[n]` for `members[n]`; it is row `rows[n]` of the rollout, or,
+    behind the last of those, an unscored sample.
     """
 
     members: tuple[Member, ...]
     prompts: tuple[Prompt, ...]
     sampling: Sampling
-    seed: int
+    seed: Seed
     rows: tuple[int, ...] = ()
     context: EvalContext | None = None
 
@@ -88,3 +102,20 @@ def make_chunks(
             low, high, *_ = spec.derived_words(seed, spec.Tag.SAMPLING, iteration, len(chunks))
             chunks.append(Chunk(who, rows, seed=(high << 32 | low) >> 1))
     return chunks
+
+
+def with_samples(
+    chunk: Chunk, members: Sequence[Member], batch: PromptBatch, num_generations: int, seed: int, iteration: int
+) -> Chunk:
+    """A chunk of prompts, as a chunk of the rows of all their samples, which stay together. Each row draws by a seed of
+    its pair, prompt and sample, whatever the chunk.
+    """
+    pairs, prompts = [members[m].pair for m in chunk.members], [batch.indices[p] for p in chunk.rows]
+    seeds_N_G = spec.sample_seeds(seed, iteration, np.array(pairs), np.array(prompts), num_generations)
+    samples = range(num_generations)
+    return Chunk(
+        tuple(m for m in chunk.members for _ in samples),
+        tuple(p * num_generations + g for p in chunk.rows for g in samples),
+        chunk.seed,
+        tuple(seeds_N_G.ravel().tolist()),
+    )

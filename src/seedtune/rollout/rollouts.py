@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from ..data.prompts import PromptBatch
 from ..engines.base import Completion
 from ..errors import RewardError
+from ..es.aggregate import MEAN, Aggregate
 from ..es.population import Member
 from ..es.shaping import member_rewards
+from ..rewards.answers import final_answer
 from ..rewards.function import Scores
-from ..rewards.metric_names import column_of
+from ..rewards.metric_names import COLUMNS, column_of
 
 Floats = NDArray[np.float64]
 
@@ -42,7 +44,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class RewardBatch:
-    """Completions that are scored together, with their places (member, prompt)."""
+    """Completions that are scored together, with their places (member, row of the rollout)."""
 
     places: tuple[tuple[int, int], ...]
     completions: tuple[Completion, ...]
@@ -50,19 +52,20 @@ class RewardBatch:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Completions [member][prompt] (None: the member was not asked) and rewards_F_M_P [function, member, prompt] (NaN:
-    not asked, or left out by the function). A member in `dropped` was left out of the iteration: it has no completions
-    and no rewards.
+    """Completions [member][row] (None: the member was not asked), a prompt's samples one after another, and
+    rewards_F_M_P_G [function, member, prompt, sample] (NaN: not asked, or left out by the function). A member in
+    `dropped` was left out of the iteration: it has no completions and no rewards.
     """
 
     batch: PromptBatch
     names: tuple[str, ...]
     completions: list[list[Completion | None]]
-    rewards_F_M_P: Floats
+    rewards_F_M_P_G: Floats
     extra: dict[str, list[list[Any]]]
     logged: dict[str, float]
     seconds: Mapping[str, float]
     dropped: tuple[int, ...] = ()
+    aggregate: Aggregate = MEAN
 
     @staticmethod
     def collect(
@@ -73,17 +76,20 @@ class Rollouts:
         scored: Sequence[Sequence[Scores]],
         seconds: Mapping[str, float],
         dropped: Collection[int] = (),
+        *,
+        num_generations: int = 1,
+        aggregate: Aggregate = MEAN,
     ) -> Rollouts:
-        """Put the batches where they belong: members and prompts in their own order."""
-        shape = (len(names), len(members), len(batch.prompts))
-        rewards_F_M_P = np.full(shape, np.nan)
+        """Put the batches where they belong: members, prompts and samples in their own order."""
+        shape = (len(names), len(members), len(batch.prompts) * num_generations)
+        rewards = np.full(shape, np.nan)
         completions: list[list[Any]] = [[None] * shape[2] for _ in members]
         extra: dict[str, list[list[Any]]] = {}
         metrics: dict[str, list[float]] = defaultdict(list)
         for scored_together, scores in zip(batches, scored, strict=True):
             for f, score in enumerate(scores):
                 for (m, row), reward in zip(scored_together.places, score.rewards, strict=True):
-                    rewards_F_M_P[f, m, row] = np.nan if reward is None else reward
+                    rewards[f, m, row] = np.nan if reward is None else reward
                 for name, values in score.metrics.items():
                     metrics[name] += values
                 for column, values in score.extra.items():
@@ -94,27 +100,54 @@ class Rollouts:
                 completions[m][row] = completion
         for m in dropped:  # whole members: means over different prompts would not be comparable
             completions[m] = []
-            rewards_F_M_P[:, m] = np.nan
+            rewards[:, m] = np.nan
+        rewards_F_M_P_G = rewards.reshape(*shape[:2], len(batch.prompts), num_generations)
         logged = {name: float(np.mean(values)) for name, values in metrics.items()}
         left_out = tuple(sorted(dropped))
-        return Rollouts(batch, tuple(names), completions, rewards_F_M_P, extra, logged, dict(seconds), left_out)
+        return Rollouts(
+            batch, tuple(names), completions, rewards_F_M_P_G, extra, logged, dict(seconds), left_out, aggregate
+        )
 
-    def total_M_P(self, weights: Sequence[float]) -> Floats:
-        """The weighted sum over functions; NaN where every function left the completion out (as TRL)."""
+    @property
+    def num_generations(self) -> int:
+        return int(self.rewards_F_M_P_G.shape[3])
+
+    def total_M_P_G(self, weights: Sequence[float]) -> Floats:
+        """What completions earn: the weighted sum over functions; NaN where every function left one out (as TRL)."""
         with np.errstate(over="ignore"):
-            weighted = self.rewards_F_M_P[: len(weights)] * np.asarray(weights)[:, None, None]
+            weighted = self.rewards_F_M_P_G[: len(weights)] * np.asarray(weights)[:, None, None, None]
             total: Floats = np.nansum(weighted, axis=0)
-        if not np.isfinite(total).all():
-            raise RewardError("rewards add up to more than a number holds (infinity): scale them down.")
+        _check_finite(total)
         total[np.all(np.isnan(weighted), axis=0)] = np.nan
         return total
 
+    def total_M_P(self, weights: Sequence[float]) -> Floats:
+        """What each member earns for each prompt: of its samples, what `aggregate` makes of them."""
+        answers = self._answers_M_P_G() if self.aggregate.needs_answers and self.num_generations > 1 else None
+        with np.errstate(over="ignore"):
+            total = self.aggregate(self.total_M_P_G(weights), answers)
+        _check_finite(total[~np.isnan(total)])
+        return total
+
+    def rewards_M_P(self, function: int) -> Floats:
+        """The mean over samples of what one function gave."""
+        return MEAN(self.rewards_F_M_P_G[function])
+
+    def _answers_M_P_G(self) -> NDArray[np.int64]:
+        """A number for each completion, the same for equal answers; -1 where there is none."""
+        numbers: dict[str, int] = {}
+        answers = np.full(self.rewards_F_M_P_G.shape[1:], -1)
+        for m, row, completion in self.answered():
+            answer = final_answer(completion.text)
+            answers[m, *divmod(row, self.num_generations)] = numbers.setdefault(answer, len(numbers))
+        return answers
+
     def answered(self) -> Iterator[tuple[int, int, Completion]]:
-        """Member, prompt and completion, wherever there is one."""
-        for m, row in enumerate(self.completions):
-            for p, completion in enumerate(row):
+        """Member, row and completion, wherever there is one."""
+        for m, completions in enumerate(self.completions):
+            for row, completion in enumerate(completions):
                 if completion is not None:
-                    yield m, p, completion
+                    yield m, row, completion
 
     @property
     def new_tokens(self) -> int:
@@ -122,7 +155,7 @@ class Rollouts:
 
     def tokens(self) -> int:
         """Prompt and completion tokens, as TRL counts `num_tokens`; those of every text that was read."""
-        prompts = [self.batch.prompts[p] for _, p, _ in self.answered()]
+        prompts = [self.batch.prompts[row // self.num_generations] for _, row, _ in self.answered()]
         if self.batch.reads:
             return sum(len(prompt.ids) + len(text.ids) for prompt in prompts for text in prompt.given)
         return self.new_tokens + sum(len(prompt.ids) for prompt in prompts)
@@ -132,14 +165,14 @@ class Rollouts:
         flat = [c for _, _, c in self.answered()]
         per_member = member_rewards(self.total_M_P(weights))
         out = dict(zip(("reward", "reward_std"), _mean_and_std(per_member), strict=True))
-        for name, rewards_M_P in zip(self.names[: len(weights)], self.rewards_F_M_P, strict=False):
-            out[f"rewards/{name}/mean"], out[f"rewards/{name}/std"] = _mean_and_std(rewards_M_P)
+        for name, rewards in zip(self.names[: len(weights)], self.rewards_F_M_P_G, strict=False):
+            out[f"rewards/{name}/mean"], out[f"rewards/{name}/std"] = _mean_and_std(rewards)
         out["completions/mean_length"] = float(np.mean([len(c.ids) for c in flat]))
         out["completions/clipped_ratio"] = float(np.mean([c.truncated for c in flat]))
         if self.batch.reads:
             out |= self._likelihood()
-        for name, rewards_M_P in zip(self.names[len(weights) :], self.rewards_F_M_P[len(weights) :], strict=True):
-            out[name], _ = _mean_and_std(rewards_M_P)
+        for name, rewards in zip(self.names[len(weights) :], self.rewards_F_M_P_G[len(weights) :], strict=True):
+            out[name], _ = _mean_and_std(rewards)
         return {**self.logged, **out}
 
     def _likelihood(self) -> dict[str, float]:
@@ -149,11 +182,17 @@ class Rollouts:
         return {"completions/loss": loss, "completions/perplexity": math.exp(min(loss, _LARGEST))}
 
     def rows(self, weights: Sequence[float]) -> list[dict[str, Any]]:
-        """One row per completion, for `completions/`."""
-        total = self.total_M_P(weights)
+        """One row per completion, for `completions/`; of several samples of a prompt each has its number, and what
+        they earn together.
+        """
+        total_M_P, total_M_P_G = self.total_M_P(weights), self.total_M_P_G(weights)
+
+        def of_several(m: int, p: int, g: int) -> dict[str, Any]:
+            return {} if self.num_generations == 1 else {"sample": g, "prompt_reward": _plain(total_M_P[m, p])}
+
         return [
             {
-                **{column: cells[m][p] for column, cells in self.extra.items()},
+                **{column: cells[m][row] for column, cells in self.extra.items()},
                 "member": m,
                 "prompt_index": self.batch.indices[p],
                 "prompt": self.batch.prompts[p].content,
@@ -161,16 +200,45 @@ class Rollouts:
                 **({"rejected": given[1].text} if len(given := self.batch.prompts[p].given) > 1 else {}),
                 "tokens": len(completion.ids),
                 "truncated": completion.truncated,
-                "reward": _plain(total[m, p]),
-                **{column_of(name): _plain(self.rewards_F_M_P[f, m, p]) for f, name in enumerate(self.names)},
+                "reward": _plain(total_M_P_G[m, p, g]),
+                **of_several(m, p, g),
+                **{column_of(name): _plain(self.rewards_F_M_P_G[f, m, p, g]) for f, name in enumerate(self.names)},
             }
-            for m, p, completion in self.answered()
+            for m, row, completion in self.answered()
+            for p, g in [divmod(row, self.num_generations)]
         ]
+
+
+def per_prompt(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows of an evaluation's completions, one per prompt, as statistics over prompts take them: of several samples the
+    first, with what they earn together as its reward and with the means of other numbers (None, where none is known).
+    """
+    samples: dict[Any, list[Mapping[str, Any]]] = {}
+    for n, row in enumerate(rows):
+        samples.setdefault(row["prompt_index"] if "sample" in row else ("row", n), []).append(row)
+    return [_together(some) if "sample" in some[0] else some[0] for some in samples.values()]
+
+
+def _together(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    first = samples[0]
+    columns = [name for name in first if name not in COLUMNS]
+    known = {name: [row[name] for row in samples if row.get(name) is not None] for name in columns}
+    means = {
+        name: float(np.mean(values)) if values else None
+        for name, values in known.items()
+        if all(isinstance(value, int | float) for value in values)
+    }
+    return {**first, **means, "reward": first["prompt_reward"]}
 
 
 def unique_prompts(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The first of the `rows` of each prompt."""
     return list({row["prompt_index"]: row for row in reversed(rows)}.values())[::-1]
+
+
+def _check_finite(totals: Floats) -> None:
+    if not np.isfinite(totals).all():
+        raise RewardError("rewards add up to more than a number holds (infinity): scale them down.")
 
 
 def _mean_and_std(values: Floats) -> tuple[float, float]:

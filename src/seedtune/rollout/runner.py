@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 from ..data.prompts import PromptBatch
 from ..engines.base import Completion, Engine, Generator, Prompt, Sampling, TextScorer
+from ..es.aggregate import MEAN, Aggregate
 from ..es.population import CENTER, Member, assign_prompts
 from ..rewards.function import Reward
 from ..rewards.scorer import Scorer
-from .chunks import Chunk, ChunkTask, EvalContext, make_chunks
+from .chunks import Chunk, ChunkTask, EvalContext, make_chunks, with_samples
 from .collector import ChunkOutput, RolloutCollector
 from .reading import read
 from .rollouts import Clock, Rollouts
@@ -30,8 +31,9 @@ MayDrop = Callable[[set[int]], bool]
 
 @dataclass(frozen=True)
 class RolloutSpec:
-    """How to decode, how many rows a chunk has at most, the run's seed, how many prompts a member answers (None: all of
-    the batch), and what reward functions are called with (see `RolloutCollector`).
+    """How to decode, how many rows a chunk has at most (but the samples of a member for a prompt stay together), the
+    run's seed, how many prompts a member answers (None: all of the batch), what reward functions are called with (see
+    `RolloutCollector`), how many samples of each prompt a member draws, and how their rewards become one.
     """
 
     sampling: Sampling
@@ -39,6 +41,8 @@ class RolloutSpec:
     seed: int
     prompts_per_member: int | None = None
     reward_batch: str = "any"
+    num_generations: int = 1
+    aggregate: Aggregate = MEAN
 
 
 class Interrupted(Exception):
@@ -128,9 +132,13 @@ class RolloutRunner:
 
     def plan(self, members: Sequence[Member], batch: PromptBatch, iteration: int) -> list[Chunk]:
         """The chunks of a rollout."""
-        spec = self.spec
+        spec, samples = self.spec, self.spec.num_generations
         assignment = assign_prompts(members, len(batch.prompts), spec.prompts_per_member)
-        return make_chunks(assignment, batch, spec.chunk_size, spec.seed, iteration, mixed=self.mixes_members)
+        size = max(1, spec.chunk_size // samples)
+        plan = make_chunks(assignment, batch, size, spec.seed, iteration, mixed=self.mixes_members)
+        if samples == 1:
+            return plan
+        return [with_samples(chunk, members, batch, samples, spec.seed, iteration) for chunk in plan]
 
     def run(
         self,
@@ -143,10 +151,13 @@ class RolloutRunner:
         unscored: UnscoredSamples | None = None,
     ) -> Rollouts:
         """Every member completes its prompts of the batch; completions are scored while others are decoded."""
-        plan = self.plan(members, batch, iteration)
-        collector = RolloutCollector(batch, scorer, state, plan, self.spec.reward_batch)
+        plan, asks = self.plan(members, batch, iteration), scorer.functions.asks
+        collector = RolloutCollector(batch, scorer, state, plan, self.spec.reward_batch, self.spec.num_generations)
         functions = scorer.functions if scorer.on_replicas else None
-        context = EvalContext(batch, self.spec.sampling, state, functions, scorer.timeout)
+        sampling = dataclasses.replace(
+            self.spec.sampling, logprobs="completion_logprobs" in asks, kl_uniform="completion_kl_uniform" in asks
+        )
+        context = EvalContext(batch, sampling, state, functions, scorer.timeout, self.spec.num_generations)
         tasks = [_task(chunk, members, context, unscored if chunk is plan[-1] else None) for chunk in plan]
 
         def on_output(number: int, output: ChunkOutput) -> None:
@@ -172,13 +183,18 @@ class RolloutRunner:
         dropped = self.executor.execute(job)
         with job.clock.measure("score"):
             batches, scores = collector.gather(missing(dropped))
-        return Rollouts.collect(members, batch, scorer.names, batches, scores, job.clock.seconds, missing(dropped))
+        return Rollouts.collect(
+            members, batch, scorer.names, batches, scores, job.clock.seconds, missing(dropped),
+            num_generations=self.spec.num_generations, aggregate=self.spec.aggregate,
+        )  # fmt: skip
 
 
 def _task(chunk: Chunk, members: Sequence[Member], context: EvalContext, unscored: UnscoredSamples | None) -> ChunkTask:
-    prompts, who = [context.batch.prompts[n] for n in chunk.rows], [members[m] for m in chunk.members]
-    sampling = context.sampling
+    prompts, who = context.prompts(chunk.rows), [members[m] for m in chunk.members]
+    sampling, seed = context.sampling, chunk.seeds or chunk.seed
     if unscored:
         sampling = dataclasses.replace(sampling, first_sampled_row=len(prompts))
         who, prompts = [*who, *([CENTER] * len(unscored.prompts))], [*prompts, *unscored.prompts]
-    return ChunkTask(tuple(who), tuple(prompts), sampling, chunk.seed, chunk.rows, context)
+        if chunk.seeds:
+            seed = (*chunk.seeds, *((chunk.seed + n) % 2**63 for n in range(len(unscored.prompts))))
+    return ChunkTask(tuple(who), tuple(prompts), sampling, seed, chunk.rows, context)

@@ -10,6 +10,7 @@ from ..errors import ConfigError
 from ..evaluation import best
 from ..evaluation.best import Candidate
 from ..evaluation.hacking import Rows
+from ..rollout.rollouts import per_prompt
 from .run import Run
 
 
@@ -65,7 +66,7 @@ class BestCenter:
 
     def _candidate(self, metrics: Mapping[str, Any], rows: Rows) -> Candidate:
         try:
-            return best.candidate(self.metric, metrics, rows)
+            return best.candidate(self.metric, metrics, per_prompt(rows))
         except KeyError:
             known = ", ".join(name for name in metrics if name.startswith("eval/"))
             raise ConfigError(

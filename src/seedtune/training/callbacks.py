@@ -170,7 +170,7 @@ def state_of_run(args: ESConfig, prompts: int, dataset: int, stateful: Sequence[
         logging_steps=1,
         eval_steps=args.eval_steps or args.max_steps,
         save_steps=args.save_steps or args.max_steps,
-        train_batch_size=args.population_size * (args.prompts_per_member or prompts),
+        train_batch_size=args.population_size * (args.prompts_per_member or prompts) * args.num_generations,
         num_train_epochs=math.ceil(args.max_steps * prompts / dataset),
         stateful_callbacks=saved,
     )

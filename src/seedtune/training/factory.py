@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,18 +20,20 @@ from ..engines.hf.engine import MOST_ROWS, HFEngine, release
 from ..engines.specs import ModelSpec, RuntimeSpec
 from ..engines.tokenization import Texts, of_texts
 from ..errors import ConfigError
+from ..es.aggregate import Aggregate
 from ..es.population import Population
 from ..es.update import UpdateRule
 from ..evaluation.evaluate import EvalSpec
 from ..perturb.bitsandbytes_layers import dequantize_model
 from ..perturb.perturbation import INFERENCE_ONLY, PerturbationSpec
 from ..perturb.selection import check_scope
+from ..rewards.function import Reward
 from ..rollout.fleet import Fleet, LocalFleet
 from ..rollout.runner import RolloutSpec
 from ..utils.paths import AnyPath
 
 log = logging.getLogger(__name__)
-S = TypeVar("S", ModelSpec, PerturbationSpec, RuntimeSpec, EvalSpec, Sampling)
+S = TypeVar("S", ModelSpec, PerturbationSpec, RuntimeSpec, EvalSpec, Sampling, RolloutSpec)
 
 
 def _spec(cls: type[S], args: ESConfig, **more: Any) -> S:
@@ -53,6 +55,34 @@ def sampling(args: ESConfig, rows_at_once: int | None) -> Sampling:
     if unused and args.temperature == 0:
         log.warning("%s: ignored: only applies when sampling, and temperature is 0 (greedy).", ", ".join(unused))
     return _spec(Sampling, args, rows_at_once=rows_at_once)
+
+
+def rollout_spec(args: ESConfig, prompts_per_member: int | None = None) -> RolloutSpec:
+    """How members complete prompts; `prompts_per_member`: all, unless it is given."""
+    return _spec(
+        RolloutSpec,
+        args,
+        sampling=sampling(args, args.generation_batch_size),
+        chunk_size=args.chunk_size or 1,
+        prompts_per_member=prompts_per_member,
+        aggregate=Aggregate(args.aggregate, args.aggregate_k or 1),
+    )
+
+
+def check_asked(rewards: Sequence[Reward], engine: Engine, args: ESConfig) -> None:
+    """Raise ConfigError for a function that asks for what the decode loop cannot say of tokens."""
+    for reward in rewards:
+        asks = sorted(reward.asks - {"group"})
+        if asks and isinstance(engine, HFEngine) and engine.decoder is None:
+            raise ConfigError(
+                f"reward function {reward.name!r} asks for {asks[0]}, which needs a model that caches keys and values; "
+                "this one does not."
+            )
+        if "completion_kl_uniform" in asks and args.engine == "vllm":
+            raise ConfigError(
+                f"reward function {reward.name!r} asks for completion_kl_uniform, which needs the whole distribution "
+                "of each token; vLLM gives the probability of the chosen one alone: use engine: hf."
+            )
 
 
 def eval_spec(args: ESConfig, **more: Any) -> EvalSpec:
@@ -173,8 +203,7 @@ def fleet(
 ) -> Fleet:
     """Who decodes: `own` itself, or replicas on a Ray cluster. Raises ConfigError, FleetError."""
     population = Population(args.population_size, args.antithetic)
-    how = sampling(args, args.generation_batch_size)
-    spec = RolloutSpec(how, args.chunk_size or 1, args.seed, args.prompts_per_member, args.reward_batch)
+    spec = rollout_spec(args, args.prompts_per_member)
     if args.fleet == "local":
         unused = [n for n in ("address", "share_model", "drop_stragglers") if getattr(args, n)]
         if unused or args.replicas > 1:
@@ -221,6 +250,11 @@ def check_reading(args: ESConfig, *, reads: bool) -> None:
         raise ConfigError(
             f"reward_batch: {args.reward_batch}: rewards of given texts are computed where these are read, a few rows "
             "at a time: leave it out."
+        )
+    if args.num_generations > 1:
+        raise ConfigError(
+            f"num_generations: {args.num_generations}: the dataset's own completions are read, and none are drawn: "
+            "leave it out."
         )
     names = (
         "max_completion_length", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop_strings",

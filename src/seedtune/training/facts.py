@@ -24,6 +24,9 @@ def facts(
     still = [name for name, reason in about["left_out"].items() if reason == FROZEN]
     rest = len(about["left_out"]) - len(still)
     left_out = f"{rest} parameters that cannot move{cannot}; journal.jsonl names them"
+    prompts = f"{num_prompts} prompts each per iteration"
+    if a.num_generations > 1:
+        prompts += f", {a.num_generations} completions of each"
     return [
         ("model", f"{about['model']}: {size:.1f}M parameters, {moved:.1f}M of them move ({about['dtype']})"),
         *([("frozen", f"{len(still)} parameters with requires_grad=False stay as they are")] if still else []),
@@ -31,7 +34,7 @@ def facts(
         *([("scope", f"{a.scope}: vLLM's adapters carry linear layers")] if a.uses_lora_adapters else []),
         *[("engine", remark) for remark in engine.remarks],
         *([("quantized", _quantized(about["quantized"], a.master_dtype))] if "quantized" in about else []),
-        ("population", f"{a.population_size} {kind} members{mirrored}, {num_prompts} prompts each per iteration"),
+        ("population", f"{a.population_size} {kind} members{mirrored}, {prompts}"),
         ("step", f"sigma {a.sigma:g}, learning rate {rate}, {a.optimizer}"),
         ("reward", ", ".join(rewards)),
         *([("fleet", replicas)] if a.fleet == "ray" else []),

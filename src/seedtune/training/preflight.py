@@ -4,6 +4,7 @@ how reliable rewards are, and with that how many members a step takes. Nothing i
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from ..es.reliability import Floats, Variances
 from ..es.step_size import D0
 from ..evaluation.evaluate import noop
 from ..rewards.scorer import Scorer
-from ..rollout.runner import LocalExecutor, OnRows, RolloutRunner, RolloutSpec
+from ..rollout.runner import LocalExecutor, OnRows, RolloutRunner
 from . import factory
 from .calibration import Calibration, calibrate
 
@@ -94,16 +95,15 @@ def preflight(
         calibration = calibrate(engine, batch.prompts, args.max_completion_length)
         engine.set_sigma(calibration.sigma)
     sigma = calibration.sigma if calibration else args.fixed_sigma
-    how = factory.sampling(args, args.generation_batch_size)
-    spec = RolloutSpec(how, args.chunk_size or 1, args.seed, reward_batch=args.reward_batch)
-    runner = RolloutRunner(LocalExecutor(engine), spec, mixes_members=engine.mixes_members)
+    runner = RolloutRunner(LocalExecutor(engine), factory.rollout_spec(args), mixes_members=engine.mixes_members)
     state = {"global_step": 0, "max_steps": args.max_steps}
     members = Population(2 * PAIRS, antithetic=True).ask(0)
     decoding = time.perf_counter()
     rewards_M_P = runner.run(members, batch, scorer, 0, state, on_rows).total_M_P(reward_weights)
     each = (time.perf_counter() - decoding) / rewards_M_P.size
     center_P = runner.run([CENTER], batch, scorer, 0, state, on_rows).total_M_P(reward_weights)[0]
-    return judge(rewards_M_P, center_P, sigma, each, time.perf_counter() - began)
+    found = judge(rewards_M_P, center_P, sigma, each, time.perf_counter() - began)
+    return dataclasses.replace(found, completions=found.completions * args.num_generations)
 
 
 def judge(rewards_M_P: Floats, center_P: Floats, sigma: float, seconds_each: float, seconds: float) -> Preflight:

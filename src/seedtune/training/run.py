@@ -30,6 +30,7 @@ from ..noise import spec
 from ..report.model_card import model_card
 from ..report.progress import Summary
 from ..rollout.fleet import Fleet
+from ..rollout.rollouts import per_prompt
 from ..utils.environment import environment, software
 from ..utils.files import check_room, explain_disk, read_lines, save_whole, write_lines, write_text
 from .calibration import Calibration
@@ -345,8 +346,8 @@ class Run:
             commands.insert(0, "trainer.train(resume_from_checkpoint=True)")
         return Summary(
             why,
-            self.completions(before),
-            self.completions(after),
+            per_prompt(self.completions(before)),
+            per_prompt(self.completions(after)),
             before,
             after,
             prompts.held_out,

@@ -46,7 +46,7 @@ from ..rewards.calibration import CORRECT
 from ..rewards.function import RewardFuncs, eval_functions, reward_functions
 from ..rewards.outputs import columns_read
 from ..rewards.scorer import Scorer
-from ..rollout.rollouts import Rollouts, unique_prompts
+from ..rollout.rollouts import Rollouts, per_prompt, unique_prompts
 from ..rollout.runner import Interrupted, UnscoredSamples
 from ..utils.files import explain_disk, write_lines
 from ..utils.paths import AnyPath, local_path
@@ -140,7 +140,7 @@ class ESTrainer:
         if not self.rewards:
             raise RewardError("reward_funcs is empty: there is nothing to optimize. Give at least one function.")
         self._unlabeled = any(reward.is_confidence for reward in self.rewards)
-        self.prompts.check_columns(self.rewards, self.gold_metrics)
+        self.prompts.check_columns(self.rewards, self.gold_metrics, args.num_generations)
         RewardSchedule(args, self.rewards)  # raises now for weights that do not fit
         self._curriculum(args)
         handlers = hooks.callbacks(args, callbacks)
@@ -157,6 +157,7 @@ class ESTrainer:
             self._stage(f"Loading {model}.")
         longest = factory.check_without_weights(model, tokenizer, args, self.prompts)
         self.engine = factory.driver(model, tokenizer, args)
+        factory.check_asked([*self.rewards, *self.gold_metrics], self.engine, args)
         self.model, self.processing_class = self.engine.model, self.engine.tokenizer
         if longest is None:
             longest = self.prompts.encode(self.engine, args.max_completion_length)
@@ -172,7 +173,8 @@ class ESTrainer:
         self.run = Run(self.args, self.engine, self.fleet, [r.name for r in self.rewards], self.prompts.digest())
         self._follows_sigma = False
         self._begin()
-        if args.reward_batch == "group" and self.best.is_result and self.best.is_by_reward:
+        alone = args.reward_batch == "group" and args.num_generations == 1
+        if alone and self.best.is_result and self.best.is_by_reward:
             log.warning(_ALONE)
         self.events = Events(
             self.run,
@@ -428,7 +430,7 @@ class ESTrainer:
         metrics |= self._diversity(rows)
         if self.curriculum:
             solved = [r.name for r in self.rewards].index(self.curriculum.setting.success or self.rewards[-1].name)
-            self.curriculum.after(batch.indices, shaping.prompt_rewards(rollouts.rewards_F_M_P[solved]))
+            self.curriculum.after(batch.indices, shaping.prompt_rewards(rollouts.rewards_M_P(solved)))
             metrics |= self.curriculum.metrics()
         rewards_M, control = tuple(shaping.member_rewards(rewards_M_P)), self.steps.state()
         chosen = {**(self.curriculum.state() if self.curriculum else {}), **self.schedule.state()}
@@ -615,7 +617,7 @@ class ESTrainer:
         before = self.run.completions(first[0]) if first else []
         gold_metrics = [*(f.name for f in self.gold_metrics), *([CORRECT] if after and CORRECT in after[0] else [])]
         same = [] if self.prompts.texts else same_answers(before, after)
-        findings = [*hacking(before, after, gold_metrics), *same]
+        findings = [*hacking(per_prompt(before), per_prompt(after), gold_metrics), *same]
         for finding in findings:
             log.warning("iteration %d: %s.", self.run.step, finding)
         found = {name: estimate.mean for name, estimate in calibration_metrics(after).items()}

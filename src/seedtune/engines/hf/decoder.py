@@ -22,12 +22,12 @@ from transformers import PreTrainedModel
 
 from ...errors import NotFiniteError
 from ...utils.arguments import accepted
-from ..base import Sampling
+from ..base import Sampling, Seed
 from ..stop_strings import StopStrings
 from .attention import IMPLEMENTATION
 from .kv_cache import KVCache
 from .logprobs import NOT_FINITE, last_logits
-from .sampler import Sampler, token_logprobs
+from .sampler import Sampler, kl_from_uniform
 
 #: Called before a forward pass whose row n is row `rows[n]` of the chunk.
 SelectRows = Callable[[torch.Tensor], None]
@@ -35,14 +35,15 @@ SelectRows = Callable[[torch.Tensor], None]
 
 @dataclass(frozen=True)
 class FinishedRow:
-    """The tokens of a completion with the stop token, if there is one, and their log-probabilities, if asked for;
-    whether a stop string ended it.
+    """The tokens of a completion with the stop token, if there is one, and their log-probabilities and KL from uniform,
+    if asked for; whether a stop string ended it.
     """
 
     row: int
     ids: list[int]
     logprobs: list[float] | None
     stopped: bool = False
+    kl_uniform: list[float] | None = None
 
 
 OnFinished = Callable[[list[FinishedRow]], None]
@@ -91,7 +92,7 @@ class Decoder:
         prompts: Sequence[Sequence[int]],
         members: Sequence[Hashable],
         sampling: Sampling,
-        seed: int,
+        seed: Seed,
         rows_at_once: int,
         select_rows: SelectRows,
         on_finished: OnFinished,
@@ -160,7 +161,7 @@ class _Batch:
         prompts: Sequence[Sequence[int]],
         members: Sequence[Hashable],
         sampling: Sampling,
-        seed: int,
+        seed: Seed,
         num_slots: int,
         select_rows: SelectRows,
     ) -> None:
@@ -182,6 +183,7 @@ class _Batch:
         self.contexts = self._contexts() if self.sampler.reads_context else None
         self.tails, self.stopped = self._tails(), torch.zeros(len(prompts), dtype=torch.bool, device=device)
         self.logprobs = torch.zeros(shape, device=device) if sampling.logprobs else None
+        self.kl_uniform = torch.zeros(shape, device=device) if sampling.kl_uniform else None
 
     # --- prefill ------------------------------------------------------------------------------------------------------
 
@@ -289,8 +291,7 @@ class _Batch:
         self.last_tokens[slots] = tokens
         column = torch.where(unfinished, num_generated, self.max_new_tokens)
         self.output_ids[rows, column] = tokens
-        if self.logprobs is not None:
-            self.logprobs[rows, column] = token_logprobs(logits, tokens)
+        self._measure(rows, column, tokens, logits)
         if self.contexts is not None:
             self.contexts[rows, column] = tokens
         num_generated += unfinished
@@ -299,6 +300,16 @@ class _Batch:
             self.tails[rows] = tails = torch.cat([self.tails[rows, 1:], tokens[:, None]], dim=1)
             self.stopped[rows] |= (ended := self.decoder.stop_strings(tails) & unfinished)
             self.finished[slots] |= ended
+
+    def _measure(self, rows: torch.Tensor, column: torch.Tensor, tokens: torch.Tensor, logits: torch.Tensor) -> None:
+        """What was asked for of the tokens [rows], by the model's own distribution, in float32."""
+        if self.logprobs is None and self.kl_uniform is None:
+            return
+        logprobs = logits.float().log_softmax(-1)
+        if self.logprobs is not None:
+            self.logprobs[rows, column] = logprobs.gather(-1, tokens[:, None])[:, 0]
+        if self.kl_uniform is not None:
+            self.kl_uniform[rows, column] = kl_from_uniform(logprobs)
 
     def _contexts(self) -> torch.Tensor:
         """Per row, its new tokens and its prompt [rows, columns], filled up with a token of the prompt: what counts is
@@ -350,11 +361,14 @@ class _Batch:
     def _completions(self, slots: list[int]) -> list[FinishedRow]:
         rows, lengths = self.rows[slots].tolist(), self.num_generated[slots].tolist()
         ids = self.output_ids[rows].tolist()
-        logprobs = self.logprobs[rows].tolist() if self.logprobs is not None else [None] * len(rows)
+        logprobs, kl_uniform = (
+            [None] * len(rows) if values is None else values[rows].tolist()
+            for values in (self.logprobs, self.kl_uniform)
+        )
         stopped = self.stopped[rows].tolist()
         return [
-            FinishedRow(row, i[:length], p and p[:length], stop)
-            for row, length, i, p, stop in zip(rows, lengths, ids, logprobs, stopped, strict=True)
+            FinishedRow(row, i[:length], p and p[:length], stop, kl and kl[:length])
+            for row, length, i, p, stop, kl in zip(rows, lengths, ids, logprobs, stopped, kl_uniform, strict=True)
         ]
 
 

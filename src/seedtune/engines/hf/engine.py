@@ -32,7 +32,7 @@ from ...perturb.master import model_digest
 from ...perturb.perturbation import DTYPES, INFERENCE_ONLY, PerturbationSpec
 from ...perturb.selection import select
 from .. import loading
-from ..base import Completion, OnCompletions, Prompt, Sampling, TextOutputs
+from ..base import Completion, OnCompletions, Prompt, Sampling, Seed, TextOutputs
 from ..specs import ModelSpec, RuntimeSpec
 from ..tokenization import Texts, of_texts
 from . import reference
@@ -308,13 +308,16 @@ class HFEngine:
         self,
         prompts: Sequence[Prompt],
         sampling: Sampling,
-        seed: int,
+        seed: Seed,
         on_completions: OnCompletions | None = None,
     ) -> list[Completion]:
         completions: dict[int, Completion] = {}
 
         def collect(written: Sequence[FinishedRow]) -> None:
-            ended = {w.row: self.texts.completion(w.ids, w.logprobs, stopped=w.stopped) for w in written}
+            ended = {
+                w.row: self.texts.completion(w.ids, w.logprobs, stopped=w.stopped, kl_uniform=w.kl_uniform)
+                for w in written
+            }
             completions.update(ended)
             if on_completions:
                 on_completions(ended)
@@ -325,7 +328,7 @@ class HFEngine:
         try:
             if self.decoder:
                 self.decoder.decode(ids, members, sampling, seed, rows_at_once, self.center.select_rows, collect)
-            elif sampling.logprobs:
+            elif sampling.logprobs or sampling.kl_uniform:
                 raise ModelError("log-probabilities need a model that caches keys and values; this one does not.")
             else:
                 for number, part in enumerate(self.ways.batches([len(row) for row in ids], rows_at_once)):
@@ -334,8 +337,9 @@ class HFEngine:
                     if (first := sampling.first_sampled_row) is not None:
                         how = dataclasses.replace(sampling, first_sampled_row=sum(n < first for n in part))
                     own = self.texts.pad, self.texts.stops, self.texts.stop_strings
-                    their_seed = (seed + number) % 2**63  # batches of one seed would draw the same numbers
-                    out = reference.generate(self.model, some, how, their_seed, *own)
+                    # batches of one seed would draw the same numbers
+                    theirs = (seed + number) % 2**63 if isinstance(seed, int) else [seed[n] for n in part]
+                    out = reference.generate(self.model, some, how, theirs, *own)
                     collect([self._finished(row, ids[row], new) for row, new in zip(part, out, strict=True)])
         except torch.OutOfMemoryError as e:
             raise ModelError(

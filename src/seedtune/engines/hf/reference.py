@@ -15,21 +15,27 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from ...errors import ModelError, NotFiniteError
-from ..base import Sampling
+from ..base import Sampling, Seed
 from ..stop_strings import StopStrings
 from .logprobs import NOT_FINITE
+from .sampler import Sampler
 
 
 def generate(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
-    seed: int,
+    seed: Seed,
     pad: int,
     stops: set[int],
     stop_strings: StopStrings | None = None,
 ) -> list[list[int]]:
-    """New tokens of every prompt; those after a stop token, or after a stop string, are padding."""
+    """New tokens of every prompt; those after a stop token, or after a stop string, are padding. With a seed per row,
+    `Sampler` chooses the tokens.
+    """
+    own = None if isinstance(seed, int) else _Choose(Sampler(sampling, len(prompts), seed, model.device))
+    if own:
+        sampling, seed = Sampling(sampling.max_completion_length), 0
     if (first := sampling.first_sampled_row) is not None:
         rest = dataclasses.replace(sampling, first_sampled_row=None)
         parts = [(prompts[:first], rest), (prompts[first:], rest.unrestricted)]
@@ -47,7 +53,7 @@ def generate(
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        out = _generate(model, prompts, pad, config, ends)
+        out = _generate(model, prompts, pad, config, ends, own)
     return out[:, max(map(len, prompts)) :].tolist()  # type: ignore[no-any-return]
 
 
@@ -66,6 +72,7 @@ def _generate(
     pad: int,
     config: GenerationConfig,
     ends: StoppingCriteriaList | None = None,
+    choose: _Choose | None = None,
 ) -> Any:
     """transformers' `generate`, of prompts padded on the left. Raises ModelError for a model that it does not take."""
     width = max(map(len, prompts))
@@ -77,7 +84,7 @@ def _generate(
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=config,
-                logits_processor=LogitsProcessorList([_CheckFinite()]),
+                logits_processor=LogitsProcessorList([_CheckFinite(), *([choose] if choose else [])]),
                 stopping_criteria=ends,
             )
     except (torch.OutOfMemoryError, NotFiniteError):
@@ -93,6 +100,20 @@ class _CheckFinite(LogitsProcessor):
         if not scores.amax(-1).isfinite().all():
             raise NotFiniteError(NOT_FINITE)
         return scores
+
+
+class _Choose(LogitsProcessor):
+    """Leaves the token that a sampler chooses for each row."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler, self._first = sampler, 0
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self._first = self._first or input_ids.shape[1]
+        rows = torch.arange(len(scores), device=scores.device)
+        num_generated = torch.full_like(rows, input_ids.shape[1] - self._first)
+        tokens = self.sampler(scores, rows, num_generated, input_ids)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens[:, None], 0.0)  # type: ignore[return-value]
 
 
 @contextmanager

@@ -12,22 +12,21 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from ..base import Sampling
+from ..base import Sampling, Seed
 
 
 class Sampler:
-    """For `num_rows` rows of a chunk; their random numbers are drawn in advance, one per row and token. `sound`, a
-    tensor: whether all logits were numbers so far.
+    """For `num_rows` rows of a chunk; their random numbers are drawn in advance, one per row and token, from the seed
+    of the chunk or of each row. `sound`, a tensor: whether all logits were numbers so far.
     """
 
-    def __init__(self, sampling: Sampling, num_rows: int, seed: int, device: torch.device) -> None:
+    def __init__(self, sampling: Sampling, num_rows: int, seed: Seed, device: torch.device) -> None:
         self.sampling = sampling
         penalty = sampling.repetition_penalty
         self._penalty = RepetitionPenaltyLogitsProcessor(penalty) if penalty != 1 else None
         self.sound = torch.ones((), dtype=torch.bool, device=device)
         if sampling.temperature > 0 or sampling.first_sampled_row is not None:
-            shape = num_rows, sampling.max_completion_length
-            self._uniform = torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+            self._uniform = _uniform(seed, num_rows, sampling.max_completion_length).to(device)
             self._warp = _warpers(sampling) if sampling.temperature > 0 else LogitsProcessorList()
 
     @property
@@ -77,9 +76,19 @@ def first_argmax(logits: torch.Tensor, block: int = 128) -> torch.Tensor:
     return best * block + within
 
 
-def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """log p of `tokens` [n] under the model's own distribution (temperature 1, nothing cut off), in float32."""
-    return logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+def kl_from_uniform(logprobs: torch.Tensor) -> torch.Tensor:
+    """KL(uniform || p) = -1/V sum_j log(V p_j) of distributions [n, V], given as log p: self-certainty before its mean
+    over tokens (Kang et al., arXiv 2502.18581). Tokens that a model rules out (log p is -inf) do not count to its V.
+    """
+    known = logprobs.isfinite()
+    size = known.sum(-1)
+    return -torch.where(known, logprobs, 0.0).sum(-1) / size - size.log()
+
+
+def _uniform(seed: Seed, num_rows: int, num_tokens: int) -> torch.Tensor:
+    if isinstance(seed, int):
+        return torch.rand((num_rows, num_tokens), generator=torch.Generator().manual_seed(seed))
+    return torch.stack([torch.rand(num_tokens, generator=torch.Generator().manual_seed(s)) for s in seed])
 
 
 def _warpers(sampling: Sampling) -> LogitsProcessorList:

@@ -25,7 +25,7 @@ from ...perturb.perturbation import DTYPES, PerturbationSpec
 from ...perturb.selection import Selection, select
 from ...perturb.shard import Shard, join
 from .. import loading
-from ..base import READS_NO_TEXTS, Completion, OnCompletions, Prompt, Sampling, TextOutputs
+from ..base import READS_NO_TEXTS, Completion, OnCompletions, Prompt, Sampling, Seed, TextOutputs
 from ..hf.engine import MOST_ROWS, HFEngine
 from ..specs import ModelSpec, RuntimeSpec
 from ..tokenization import Texts, context_length, of_texts
@@ -128,7 +128,7 @@ class VLLMEngine:
         self._call("restore")
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, on_completions: OnCompletions | None = None
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: Seed, on_completions: OnCompletions | None = None
     ) -> list[Completion]:
         from vllm.lora.request import LoRARequest
 
@@ -171,7 +171,7 @@ class VLLMEngine:
             engine.abort_request(names, internal=True)
             raise
 
-    def _params(self, sampling: Sampling, seed: int, row: int) -> Any:
+    def _params(self, sampling: Sampling, seed: Seed, row: int) -> Any:
         from vllm import SamplingParams
 
         sampled = sampling.first_sampled_row is not None and row >= sampling.first_sampled_row
@@ -183,7 +183,7 @@ class VLLMEngine:
             top_k=sampling.top_k,
             min_p=sampling.min_p or 0.0,
             repetition_penalty=sampling.repetition_penalty,
-            seed=(seed + row) % 2**63,
+            seed=(seed + row) % 2**63 if isinstance(seed, int) else seed[row],
             max_tokens=sampling.max_completion_length,
             stop_token_ids=sorted(self.texts.stops),
             ignore_eos=True,  # stop tokens are the model's own, given above
