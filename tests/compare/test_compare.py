@@ -63,6 +63,7 @@ def test_a_sweep_is_named_by_what_differs_and_seeds_go_first():
         ({"task": "concise"}, "concise"),
         ({"learning_rte": 1}, "learning_rte"),
         ({"seeds": "1"}, "seeds"),
+        ({"reward_funcs": ["majority"]}, "grpo does not give reward function 'majority' what it requires: group"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused_before_anything_runs(values, said):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import numpy as np
 import pytest
 
+from seedtune import ESConfig
 from seedtune.evaluation.calibration import calibration_metrics, expected_calibration_error
+from seedtune.evaluation.evaluate import EvalSpec, evaluate
+from seedtune.training import factory
+from tiny import save_tiny
 
 
 def rows(*pairs):
@@ -46,3 +51,17 @@ def test_what_an_evaluation_tells():
     }
     assert set(calibration_metrics(rows((None, 0.0)))) == {"calibration/accuracy", "calibration/stated"}
     assert calibration_metrics([{"completion": "x"}]) == {}
+
+
+def test_samples_are_measured_as_greedy_completions_are(tmp_path):
+    """A reward that compares samples: known of samples alone. One that reads a confidence: of both."""
+    engine = factory.inference_engine(save_tiny(tmp_path), ESConfig(dtype="float32", device="cpu"))
+    questions = [{"prompt": p, "solution": "x"} for p in ("one", "two")]
+    spec = EvalSpec(max_completion_length=4, samples=3, reward_workers=0)
+    found = evaluate(engine, spec, questions, ["majority", "calibration"]).estimates
+    assert math.isnan(found["majority"].mean)
+    assert 0 < found["sampled/majority"].mean <= 1
+    for name in ("calibration/accuracy", "calibration/stated", "completions/diversity"):
+        assert 0 <= found[name].mean <= 1
+        assert 0 <= found[f"sampled/{name}"].mean <= 1
+        assert math.isnan(found[f"sampled/{name}"].half)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from runs import ROWS, trainer
+from seedtune.errors import ConfigError, RewardError
 from seedtune.report import run_page
 from seedtune.report.history import read
 from seedtune.report.signal import diversities
@@ -88,3 +91,35 @@ def test_a_calibration_reward_brings_its_truths(tmp_path):
     assert metrics["eval/reward"] == -0.5
     shown = run_page.context(read(tmp_path / "run"))
     assert {"accuracy", "completions with a confidence"} <= set(shown["columns"])
+
+
+def test_a_run_on_its_own_confidence(tmp_path):
+    """From the settings to the page: G completions per member and prompt, their log-probabilities, no labels."""
+    settings = {"num_generations": 3, "temperature": 1.0, "eval_steps": 1, "max_steps": 2, "perturbation": "lowrank"}
+    run = trainer(
+        tmp_path,
+        reward_funcs=["semantic_entropy", "self_certainty"],
+        reward_args={"semantic_entropy": {"answer": "^."}},
+        **settings,
+    )
+    metrics = run.train().metrics
+    rows = run.run.completions(run.run.evaluations[-1])
+    of_prompt = [row for row in rows if row["prompt_index"] == 0]
+    assert len(of_prompt) == 3
+    assert len({row["semantic_entropy"] for row in of_prompt}) == 1
+    assert all(-math.log(3) <= row["semantic_entropy"] <= 0 <= row["self_certainty"] for row in rows)
+    assert all(row["answer"] == row["completion"][:1].casefold().strip() for row in rows if row["answer"].isalpha())
+    assert 0 < metrics["eval/completions/diversity"] <= 1
+    assert run_page.context(read(tmp_path / "run"))["meanings"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"num_generations": 1}, RewardError, "num_generations"),
+        ({"num_generations": 3, "temperature": 0.0}, ConfigError, "temperature"),
+    ],
+)
+def test_one_completion_cannot_agree_with_itself(tmp_path, settings, error, says):
+    with pytest.raises(error, match=says):
+        trainer(tmp_path, reward_funcs="majority", **settings)

@@ -103,6 +103,11 @@ def comparison(values: Mapping[str, Any]) -> Comparison:
             resolve_function(function)  # errors are raised before anything runs
             if name == "es":
                 resolve(shared, settings)
+            elif asking := [reward for reward in rewards if reward.requires]:
+                raise ConfigError(
+                    f"methods: {name} does not give reward function {asking[0].name!r} what it requires: "
+                    f"{', '.join(sorted(asking[0].requires))}. Only es does: leave {name} out, or take another reward."
+                )
             label = _label(str(name), settings, sweep)
             cells += [Cell(label, str(name), str(function), settings, int(seed)) for seed in seeds]
     cells.sort(key=lambda cell: seeds.index(cell.seed))  # the first seed of every method first

@@ -15,7 +15,7 @@ from ..engines.base import Engine, Sampling
 from ..errors import RewardError
 from ..es.aggregate import MEAN, best_of_k
 from ..es.population import CENTER
-from ..rewards.function import RewardFuncs, eval_functions, full_weights, reward_functions
+from ..rewards.function import Reward, RewardFuncs, eval_functions, full_weights, reward_functions
 from ..rewards.outputs import columns_read
 from ..rewards.scorer import Scorer
 from ..rollout.rollouts import Rollouts
@@ -118,9 +118,7 @@ def evaluate(
         on_stage("given completions" if texts else "greedy completions")
         batch = prompts.evaluation()
         greedy = rollout(batch, greedy_sampling)
-        found = _means(greedy, weights, "") | calibration_metrics(greedy.rows(weights))
-        if any(reward.is_confidence for reward in rewards):
-            found["completions/diversity"] = Estimate(diversity(greedy.rows(weights)) or math.nan, math.nan, 1)
+        found = _means(greedy, weights, "") | _of_answers(greedy.rows(weights), rewards)
         if texts:
             read = [-np.array(completion.logprobs) for _, _, completion in greedy.answered()]
             found["loss"] = statistics.per_token(read)
@@ -129,6 +127,8 @@ def evaluate(
             sampled = rollout(batch, sampling, spec.samples)
             sampled_rows = sampled.rows(weights)
             found |= _means(sampled, weights, "sampled/")
+            of_samples = _of_answers(sampled_rows, rewards).items()  # of one prompt they are not independent
+            found |= {f"sampled/{name}": dataclasses.replace(e, half=math.nan) for name, e in of_samples}
             found |= _passes(sampled, weights, spec)
             if base is not None and sampling.is_models_own:
                 on_stage("KL from the base model")
@@ -154,6 +154,15 @@ def _means(rollouts: Rollouts, weights: Sequence[float], prefix: str) -> dict[st
     tokens = np.array([len(completion.ids) for _, _, completion in rollouts.answered()], dtype=np.float64)
     found["length"] = over_prompts(tokens.reshape(rollouts.rewards_F_M_P_G.shape[1:]))
     return {prefix + name: estimate for name, estimate in found.items()}
+
+
+def _of_answers(rows: Sequence[dict[str, Any]], rewards: Sequence[Reward]) -> dict[str, Estimate]:
+    """Where rewards are for confidence or calibration: how different answers to different prompts are, and whether
+    confidences agree with what is right.
+    """
+    found = calibration_metrics(rows)
+    share = diversity(rows) if any(reward.is_confidence for reward in rewards) else None
+    return found if share is None else {**found, "completions/diversity": Estimate(share, math.nan, 1)}
 
 
 def _passes(rollouts: Rollouts, weights: Sequence[float], spec: EvalSpec) -> dict[str, Estimate]:
