@@ -35,7 +35,9 @@ def measure(trainer: ESTrainer, sigma: float, iteration: int) -> dict[str, float
     with trainer._scorer(evaluation=False) as scorer:
         run = trainer.fleet.rollouts.run
         center = run([CENTER], prompts, scorer, 0, {}, lambda *_: None).total_M_P([1.0])[0]
-        rewards_M_P = run(trainer.population.ask(iteration), prompts, scorer, iteration, {}, lambda *_: None).total_M_P([1.0])
+        rewards_M_P = run(trainer.population.ask(iteration), prompts, scorer, iteration, {}, lambda *_: None).total_M_P(
+            [1.0]
+        )
     effects = reliability.odd_effects(rewards_M_P)
     found, pooled = reliability.variances(effects), reliability.Pooled().add(effects)
     r, signal = pooled.value, max(found.signal, 0.0)
