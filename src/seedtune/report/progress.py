@@ -273,7 +273,7 @@ def display(console: Console | None = None) -> Progress:
 
 def _other_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """Metrics of the center besides the reward."""
-    hidden = ("eval/reward", "eval/rewards/", "eval/completions/", "eval/kl_ci95", "eval/hacked")
+    hidden = ("eval/reward", "eval/rewards/", "eval/completions/", "eval/kl_ci95", "eval/hacked", "eval/collapsed")
     return {k: v for k, v in metrics.items() if k.startswith("eval/") and not k.startswith(hidden)}
 
 
