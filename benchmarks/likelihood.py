@@ -121,11 +121,17 @@ SAID = {
 }  # fmt: skip
 
 
-def sentences() -> list[dict[str, str]]:
-    """Two hundred, half of each kind, shuffled."""
+def sentences() -> list[dict[str, Any]]:
+    """Two hundred, half of each kind, shuffled. As messages: a text would have to end with a token that an instruct
+    model hardly ever writes there, and its log-probability would drown that of the label.
+    """
     other = {"positive": "negative", "negative": "positive"}
-    rows = [
-        {"prompt": f"{thing} {what}. This is", "chosen": f" {label}", "rejected": f" {other[label]}"}
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt": [{"role": "user", "content": f"{thing} {what}. Is this positive or negative?"}],
+            "chosen": label.capitalize(),
+            "rejected": other[label].capitalize(),
+        }
         for label, phrases in SAID.items()
         for what in phrases
         for thing in THINGS
