@@ -145,6 +145,7 @@ def test_an_evaluation_reads_what_is_given():
         ({"eval_funcs": quiet_length}, ConfigError, "seedtune eval"),
         ({"engine": "vllm"}, ConfigError, "engine: hf"),
         ({"reward_batch": "group"}, ConfigError, "leave it out"),
+        ({"num_generations": 2, "temperature": 1.0}, ConfigError, "none are drawn"),
         ({"rows": [{"prompt": "a"}]}, DataError, "no column 'completion'"),
         ({"rows": [{"prompt": "a", "completion": "b" * 300}]}, DataError, "row 1 has 302 tokens"),
         ({"reward_funcs": "preference_margin"}, DataError, "no column 'chosen'"),
