@@ -248,7 +248,7 @@ def _setbacks(h: History) -> list[str]:
     if collapsed := [e["step"] for e in h.evaluations if e.get("eval/collapsed")]:
         found.append(
             f"Different prompts got the same answer after iteration {collapsed[0]}: the reward needs no labels, and "
-            "the model earned it by saying the same to all. No center that does is handed back as the best"
+            "the model earned it by saying the same to all. Such a center never counts as the best"
         )
     if h.returns:
         count, steps = len(h.returns), ", ".join(str(r.t) for r in h.returns)
