@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 
@@ -15,6 +16,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
 import pytest
 
 from tiny import save_tiny
+
+
+@pytest.fixture(autouse=True)
+def messages_as_before():
+    """The command line shows messages of Seedtune's loggers; the next test does not."""
+    logger = logging.getLogger("seedtune")
+    level, handlers = logger.level, [*logger.handlers]
+    yield
+    logger.setLevel(level)
+    logger.handlers = handlers
 
 
 @pytest.fixture(scope="session")

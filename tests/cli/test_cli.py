@@ -192,7 +192,7 @@ def test_a_file_to_evaluate_on(project):
     [
         (["--sgma", "1"], 2, "unknown setting 'sgma'. Did you mean 'sigma'?"),
         (["--beta", "0.04"], 2, "'beta' is no setting here"),
-        (["--num-generations=8"], 2, "set population_size"),
+        (["--num-generations=8"], 2, "at temperature 0 a member completes a prompt the same"),
         (["--sigma", "0"], 2, "sigma must be greater than 0"),
         (["--population_size", "1"], 2, "population_size must be at least 2"),
         (["--population_size", "two"], 2, "population_size must be a whole number, got 'two'"),
