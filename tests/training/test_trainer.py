@@ -303,7 +303,8 @@ def test_every_metric_that_a_run_measures_is_reserved(tmp_path):
     for name in names:
         with pytest.raises(ValueError, match="the run itself"):
             check_metric(name, ())
-    assert set(read_lines(tmp_path / "run/completions/eval-3.jsonl")[0]) == COLUMNS | {"letters", "quiet_length"}
+    of_one_sample = COLUMNS - {"sample", "prompt_reward"}  # those are of num_generations > 1
+    assert set(read_lines(tmp_path / "run/completions/eval-3.jsonl")[0]) == of_one_sample | {"letters", "quiet_length"}
 
 
 def test_functions_of_one_name_have_weights_and_metrics_of_their_own(tmp_path):
@@ -374,7 +375,7 @@ def test_several_rewards_weights_and_none(tmp_path):
     t = trainer(tmp_path, reward_funcs=[letters, sometimes], reward_weights=[2.0, 0.5], max_steps=1)
     with t._scorer(evaluation=True) as scorer:
         rollouts, metrics = t._evaluate_center(scorer)
-    letters_P, sometimes_P = rollouts.rewards_F_M_P[:, 0]
+    letters_P, sometimes_P = rollouts.rewards_F_M_P_G[:, 0, :, 0]
     assert list(sometimes_P == sometimes_P).count(True) == 2
     expected = [2 * a + (0.5 * b if b == b else 0) for a, b in zip(letters_P, sometimes_P, strict=True)]
     assert rollouts.total_M_P(t.schedule.weights)[0] == pytest.approx(expected)
