@@ -104,6 +104,16 @@ def test_prompts_without_a_reward_say_nothing():
     assert one.metrics() == {"curriculum/open": 3.0}
 
 
+def test_the_prompts_of_a_member_are_of_one_level_and_every_open_level_is_asked():
+    one = made()
+    assert [LEVELS[row] for row in one.draw(12, block=4)] == [1] * 4 + [2] * 4 + [3] * 4
+    for level, success in enumerate((0.9, 0.3, 0.02)):
+        one._asked[level], one._solved[level] = 10.0, 10 * success
+    assert asked(one, one.draw(20, block=4)) == {1: 4, 2: 12, 3: 4}
+    assert asked(one, one.draw(10, block=4)) == {1: 1, 2: 8, 3: 1}, "10 are no blocks of 4"
+    assert asked(one, one.draw(8, block=4)) == {2: 8}, "two blocks for three levels"
+
+
 def test_texts_are_levels_in_the_order_in_which_they_appear():
     assert made(["easy", "hard", "easy", "a"]).names == ["easy", "hard", "a"]
 

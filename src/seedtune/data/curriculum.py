@@ -87,10 +87,14 @@ class Curriculum:
             weights[distance.index(min(distance))] = 1.0
         return [w / sum(weights) for w in weights] + [0.0] * (len(self.names) - self.open)
 
-    def draw(self, count: int) -> list[int]:
-        """Rows of the next iteration, `count` or fewer: of each level the next ones of its own shuffle."""
+    def draw(self, count: int, block: int = 1) -> list[int]:
+        """Rows of the next iteration, `count` or fewer: of each level the next ones of its own shuffle. Blocks of
+        `block` rows are of one level, if `count` is a multiple of it: the prompts of one member, which are alike then.
+        """
         rows: list[int] = []
-        for level, share in enumerate(_whole(self.shares(), count)):
+        block = block if count % block == 0 else 1
+        for level, blocks in enumerate(_whole(self.shares(), count // block)):
+            share = blocks * block
             size = len(self._rows[level])
             turns = range(self._drawn[level], self._drawn[level] + min(share, size))
             rows += [int(self._rows[level][spec.permutation(self.seed, n // size, size)[n % size]]) for n in turns]
@@ -147,9 +151,14 @@ def _levels(column: Sequence[Any], name: str) -> list[Any]:
 
 
 def _whole(shares: Sequence[float], count: int) -> list[int]:
-    """Whole numbers that add up to `count`, by largest remainders (of equal ones the first)."""
+    """Whole numbers that add up to `count`, by largest remainders (of equal ones the first). Where they can, all that
+    have a share get 1 at least.
+    """
+    least = int(sum(share > 0 for share in shares) <= count)
     parts = [share * count for share in shares]
-    found = [int(part) for part in parts]
+    found = [max(int(part), least * (share > 0)) for part, share in zip(parts, shares, strict=True)]
+    while sum(found) > count:  # what was raised to 1 is taken from the largest
+        found[found.index(max(found))] -= 1
     by_remainder = sorted(range(len(parts)), key=lambda n: (found[n] - parts[n], n))
     for n in by_remainder[: count - sum(found)]:
         found[n] += 1

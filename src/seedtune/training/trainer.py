@@ -224,7 +224,9 @@ class ESTrainer:
     def _batch(self, t: int) -> PromptBatch:
         """The prompts of iteration t, which is the next one."""
         if self.curriculum:
-            return self.prompts.at(self.curriculum.draw(self.prompts.prompts_per_step or 1))
+            return self.prompts.at(
+                self.curriculum.draw(self.prompts.prompts_per_step or 1, self.args.prompts_per_member or 1)
+            )
         return self.prompts.batch(self.args.seed, t)
 
     def train(self, resume_from_checkpoint: bool | AnyPath | None = None) -> TrainResult:
