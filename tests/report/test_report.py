@@ -33,7 +33,7 @@ from seedtune.report.figures import pareto, png
 from seedtune.report.history import read
 from seedtune.report.model_card import model_card
 from seedtune.report.progress import Lines, Panel, Summary, closing
-from seedtune.utils.files import read_lines
+from seedtune.utils.files import read_lines, write_lines
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
@@ -96,6 +96,35 @@ def test_a_page_says_what_was_learned_what_it_cost_and_how_far_it_moved(run):
     metrics = [line for line in read_lines(run / "metrics.jsonl") if "reward" in line]
     assert [m["mean"] for m in members] == pytest.approx([line["reward"] for line in metrics])
     assert f"seedtune replay {run}" in page
+
+
+def test_completions_whose_reward_changed_come_first_and_are_counted(run):
+    last = run / "completions" / "eval-3.jsonl"
+    rows = read_lines(last)
+    for row, reward in zip(rows, (0.0, -1.0, 1.0, 0.0), strict=True):
+        row["reward"] = reward
+    for step in (1, 2):
+        (run / "completions" / f"eval-{step}.jsonl").unlink(missing_ok=True)
+    write_lines(last, rows)
+    before = [{**row, "reward": 0.0} for row in rows]
+    write_lines(run / "completions" / "eval-0.jsonl", before)
+    metrics = read_lines(run / "metrics.jsonl")
+    metrics[-1]["control"] = {"best_step": 3, "verdict": 1}  # the last evaluation's
+    write_lines(run / "metrics.jsonl", metrics)
+    page = html.unescape(page_of(run))
+    assert "Of their rewards 1 went up, 1 went down, 2 did not change" in page
+    kinds = re.findall(r'class="item" data-kind="([^"]*)"', page)
+    assert [("better" in k, "worse" in k) for k in kinds] == [(True, False), (False, True), *[(False, False)] * 2]
+
+
+def test_a_curriculum_has_a_line_per_level(run):
+    levels = {"curriculum/open": 2.0, "curriculum/easy": 0.7, "curriculum/hard": 0.1}
+    lines = read_lines(run / "metrics.jsonl")
+    write_lines(run / "metrics.jsonl", [{**line, **levels} if "reward" in line else line for line in lines])
+    drawn = figures_of(page_of(run))["levels"]["layer"][0]["data"]["values"]
+    of_first = [{"step": 1, "value": 0.7, "what": "level easy"}, {"step": 1, "value": 0.1, "what": "level hard"}]
+    assert drawn[:2] == of_first
+    assert len(drawn) == 6
 
 
 def test_what_a_model_or_a_dataset_says_stays_text(run):
