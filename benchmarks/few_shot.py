@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import ClassVar
+from unittest import mock
 
 import torch
 
@@ -37,20 +38,20 @@ class Timed(decoder._Batch):
     seconds: ClassVar[dict[str, float]] = defaultdict(float)
     steps: ClassVar[int] = 0
 
-    def _measure(self, part: str, call: Callable[[], None]) -> None:
+    def _timed(self, part: str, call: Callable[[], None]) -> None:
         started = time.perf_counter()
         call()
         self.seconds[part] += time.perf_counter() - started
 
     def share_prefixes(self) -> None:
-        self._measure("examples", super().share_prefixes)
+        self._timed("examples", super().share_prefixes)
 
     def admit(self) -> None:
-        self._measure("prompts", super().admit)
+        self._timed("prompts", super().admit)
 
     def step(self) -> None:
         type(self).steps += 1
-        self._measure("steps", super().step)
+        self._timed("steps", super().step)
 
 
 def chunk(engine: HFEngine, examples: int) -> dict[str, float]:
@@ -68,7 +69,11 @@ def chunk(engine: HFEngine, examples: int) -> dict[str, float]:
 
 def main() -> None:
     args = arguments(__doc__)
-    decoder._Batch = Timed  # type: ignore[misc]
+    with mock.patch.object(decoder, "_Batch", Timed):
+        report(measure(), args.json)
+
+
+def measure() -> dict[str, float]:
     spec = ModelSpec(loading.EMBEDDED)
     engine = HFEngine(*loading.load(spec), spec, PerturbationSpec(seed=1, sigma=0.01, perturbation="lowrank", rank=1))
     assert engine.decoder is not None
@@ -78,7 +83,7 @@ def main() -> None:
     results = {name: statistics.median(r[4][part] / r[0][part] for r in rounds) for name, part in ratios.items()}
     for part in ("examples", "prompts", "steps"):
         results[f"share_of_{part}"] = statistics.median(r[4][part] / r[4]["all"] for r in rounds)
-    report({**results, "seconds": statistics.median(r[4]["all"] for r in rounds)}, args.json)
+    return {**results, "seconds": statistics.median(r[4]["all"] for r in rounds)}
 
 
 if __name__ == "__main__":
