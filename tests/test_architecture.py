@@ -48,6 +48,7 @@ ONLY_IN = {
     "trl": ["compare/rl.py"],
     "math_verify": ["rewards/equivalence/math_answers.py"],
     "peft": ["engines/adapters.py"],
+    "IPython": ["report/notebook.py"],
     "bitsandbytes": [],  # whoever has such layers has imported it
 }
 

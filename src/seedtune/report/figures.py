@@ -285,6 +285,38 @@ def theme(dark: bool) -> Spec:
     }
 
 
+def by_iteration(members: Rows, center: Rows) -> Spec:
+    """The reward over iterations, of a run that goes on. `members`: step, mean, std; `center`: step, reward."""
+    x = _number("step", "iteration", axis={"tickMinStep": 1, "format": "d"})
+    band = [{"step": m["step"], "low": m["mean"] - m["std"], "high": m["mean"] + m["std"]} for m in members]
+
+    def layer(rows: Rows, mark: Spec, y: str, who: str, **encoding: Any) -> Spec:
+        color = {**_nominal(None, [CENTER, MEMBERS], [COLORS[0], COLORS[5]]), "datum": who}
+        at = {"x": x, "y": _number(y, "reward", scale={"zero": False})}
+        return {"data": {"values": list(rows)}, "mark": mark, "encoding": {**at, "color": color, **encoding}}
+
+    dots = {"size": 40, "filled": True}
+    return _figure(
+        layer=[
+            layer(band, {"type": "area", "opacity": 0.25}, "low", MEMBERS, y2={"field": "high"}),
+            layer(members, {"type": "line", "point": {"size": 20}}, "mean", MEMBERS),
+            layer(center, {"type": "line", "strokeWidth": 2.5, "point": dots}, "reward", CENTER),
+        ],
+        height=160,
+    )
+
+
+def svg(spec: Spec, width: int = 560) -> str:
+    """A drawing without a background, readable on white and on near-black."""
+    import vl_convert
+
+    gray = COLORS[5]
+    axis = {"labelColor": gray, "titleColor": gray, "domainColor": gray, "tickColor": gray, "gridOpacity": 0.3}
+    legend = {"orient": "top", "labelColor": gray, "labelLimit": 400}
+    config = {"background": "transparent", "view": {"stroke": None}, "axis": axis, "legend": legend}
+    return str(vl_convert.vegalite_to_svg({**spec, "width": width}, config=config))
+
+
 def png(spec: Spec, width: int = 640) -> bytes:
     """A picture on white, at twice the resolution."""
     import vl_convert

@@ -71,6 +71,9 @@ class Progress:
 
     def begin(self, facts: Sequence[tuple[str, str]], first: int, max_steps: int) -> None:
         """The run starts after iteration `first`."""
+        self._count(first, max_steps)
+
+    def _count(self, first: int, max_steps: int) -> None:
         self.max_steps, self.step, self._first, self._started = max_steps, first, first, time.monotonic()
 
     def rows(self, done: int, total: int, new_tokens: int) -> None:
@@ -266,8 +269,12 @@ class Panel(Progress):
 
 
 def display(console: Console | None = None) -> Progress:
-    """A panel on a terminal, plain lines elsewhere."""
+    """A panel on a terminal, one that is redrawn in place in a notebook, plain lines elsewhere."""
     console = console or rich.get_console()
+    if console.is_jupyter:
+        from .notebook import Notebook
+
+        return Notebook()
     return Panel(console) if console.is_terminal and not console.is_dumb_terminal else Lines(console)
 
 

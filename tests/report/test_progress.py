@@ -1,0 +1,116 @@
+"""What a run shows on narrow and wide terminals, in a pipe, and in a notebook."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from seedtune.report.progress import Lines, Panel, Summary, display
+
+METRICS = {
+    "reward": -90.0, "reward_std": 5.0, "completions/mean_length": 12.0, "tokens_per_second": 50.0,
+    "es/reliability": 0.2, "es/reliability_error": 0.1, "es/step_kl": 0.04,
+}  # fmt: skip
+SAMPLE = {"prompt": "Why is the sky blue? " * 9, "completion": "It is\na <b>long</b> answer " * 30}
+FACTS = [("model", "tiny: 134.5M parameters, 106.2M of them move (bfloat16)"), ("output", "runs/demo")]
+ROW = {"prompt": "What is it? " * 9, "completion": "An answer. " * 30, "reward": -100.0}
+SUMMARY = Summary(
+    "Done.", [ROW], [ROW], {"eval/reward": -100.0}, {"eval/reward": -20.0}, True, "out", None, ["seedtune report out"]
+)
+
+
+def a_run(progress, steps=3):
+    progress.begin(FACTS, 0, steps)
+    progress.evaluated(0, {"eval/reward": -100.0, "eval/correct": 0.5, "eval/kl": 0.0})
+    for step in range(1, steps + 1):
+        for row in range(1, 5):
+            progress.rows(row, 4, 20)
+        progress.iteration(step, METRICS, SAMPLE)
+    progress.evaluated(
+        steps, {"eval/reward": -20.0, "eval/correct": 0.75, "eval/kl": 0.2, "es/best_step": float(steps)}
+    )
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_the_panel_fits_the_terminal(width):
+    panel = Panel(Console(file=io.StringIO(), width=width, force_terminal=True, height=40))
+    a_run(panel)
+    panel.stop()
+    plain = Console(file=io.StringIO(), width=width)
+    plain.print(panel._draw())
+    lines = plain.file.getvalue().splitlines()
+    assert max(map(cell_len, lines)) == width
+    text = " ".join(" ".join(line.strip("│ ").split()) for line in lines)
+    for expected in ("3/3", "-90.0 ± 5.00", "-20.0", "was -100", "correct 0.750", "0.20 ± 0.10", "50 tokens/s"):
+        assert expected in text, expected
+    assert len(lines) < 20
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_the_closing_table_fits_the_terminal(width):
+    out = io.StringIO()
+    panel = Panel(Console(file=out, width=width))
+    panel.finish(SUMMARY)
+    assert max(map(cell_len, out.getvalue().splitlines())) <= width
+    assert "-20.0" in out.getvalue()
+
+
+def test_a_pipe_gets_a_line_per_iteration_and_no_escapes():
+    out = io.StringIO()
+    progress = display(Console(file=out))
+    assert isinstance(progress, Lines)
+    a_run(progress, steps=20)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == len(FACTS) + 2 + 20
+    assert "\x1b" not in out.getvalue()
+
+
+class Shown:
+    """Stands for IPython's handle: keeps what was drawn."""
+
+    def __init__(self, first):
+        self.drawn = [first.data]
+
+    def update(self, what):
+        self.drawn.append(what.data)
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    pytest.importorskip("IPython")
+    from seedtune.report import notebook
+
+    outputs = []
+
+    def show(what, display_id):
+        assert display_id
+        outputs.append(Shown(what))
+        return outputs[-1]
+
+    monkeypatch.setattr(notebook, "display", show)
+    return notebook.Notebook(), outputs
+
+
+def test_a_notebook_has_one_output_that_is_redrawn(notebook):
+    progress, outputs = notebook
+    progress.stage("Loading the model")
+    a_run(progress, steps=20)
+    progress.finish(SUMMARY)
+    progress.stop()
+    [output] = outputs
+    assert "Loading the model" in output.drawn[0]
+    assert len(output.drawn) <= 2 + 2 * 20, "rows of an iteration do not redraw it each time"
+    last = output.drawn[-1]
+    assert last.count("<svg") == 1
+    assert "20/20" in last
+    assert "seedtune report out" in last
+    assert "&lt;b&gt;long" in last, "what a model writes is text"
+
+
+def test_a_notebook_gets_that_display(notebook, monkeypatch):
+    console = Console(file=io.StringIO())
+    console.is_jupyter = True
+    assert type(display(console)) is type(notebook[0])
