@@ -35,6 +35,10 @@ class RewardError(SeedtuneError):
     """A reward function raised, hung, or returned something that is not a list of rewards."""
 
 
+class SandboxError(SeedtuneError):
+    """Generated code cannot be run safely here: bubblewrap is missing, or namespaces are not allowed."""
+
+
 class RunFolderError(SeedtuneError):
     """The output folder holds another run, or nothing to resume."""
 

@@ -1,0 +1,8 @@
+"""A sandbox for code that a model wrote: `run(code, stdin="", limits=Limits(...)) -> Result`. See docs/sandbox.md for
+what is promised and what is not.
+"""
+
+from .limits import Limits, Result
+from .program import check, run
+
+__all__ = ["Limits", "Result", "check", "run"]
