@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint
 
 .DEFAULT_GOAL := help
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
-.PHONY: help setup setup-dev demo countdown-demo compare-demo test test-vllm lint format bench bench-vllm clean
+.PHONY: help setup setup-dev demo countdown-demo compare-demo test test-vllm lint format docs docs-serve bench bench-vllm clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,14 +34,13 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	@touch $@
 
 demo: setup  ## fine-tune a real LLM on this machine, in minutes
-	$(BIN)/seedtune train --config recipes/conciseness-smollm2.yaml --output_dir $(RUN)
-	$(BIN)/seedtune report $(RUN)
+	$(BIN)/seedtune demo --output_dir $(RUN)
 
 countdown-demo: setup  ## teach a real LLM Countdown, from easy to hard
 	$(BIN)/seedtune train --config recipes/countdown-ladder-smollm2.yaml --output_dir $(RUN)
 	$(BIN)/seedtune report $(RUN)
 
-compare-demo: setup-dev  ## ES against TRL's GRPO, equal generations, on this machine; goes on where it was cut off
+compare-demo: setup-dev  ## ES against TRL's GRPO, equally many completions, on this machine; goes on where it was cut off
 	$(BIN)/seedtune compare --config recipes/compare-conciseness.yaml
 	$(BIN)/seedtune report runs/compare-conciseness
 
@@ -69,9 +68,15 @@ lint: setup-dev  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup-dev  ## let ruff mend what it can
+format: setup-dev  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup-dev  ## build the documentation into site/, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+docs-serve: setup-dev  ## serve the documentation on this machine
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 bench: setup-dev  ## measure what the README claims
 	$(BIN)/python benchmarks/noise.py --json benchmarks/results/noise.json
@@ -86,4 +91,4 @@ bench-vllm: $(VLLM)/.ready  ## measure what the README claims of vLLM
 	$(VLLM)/bin/python benchmarks/vllm.py --json benchmarks/results/vllm.json
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""A reader of patches written from docs/patch-format.md alone, held to the vectors that the page gives."""
+"""A reader of patches written from docs/reference/patch-format.md alone, held to the vectors that the page gives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import zstandard
 
 import seedtune
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "reference"
 MASK = 2**32 - 1
 F = np.float32
 

@@ -201,7 +201,7 @@ def test_patches_that_were_made_up(tmp_path):
 
 @pytest.mark.parametrize("name", ["full", "lowrank"])
 def test_the_patches_of_the_documentation_can_be_inspected(name, capsys):
-    assert main(["inspect", str(Path(__file__).parents[2] / "docs" / f"example-{name}.seedtune")]) == 0
+    assert main(["inspect", str(Path(__file__).parents[2] / "docs" / "reference" / f"example-{name}.seedtune")]) == 0
     assert "12 weights in 2 parameters" in " ".join(capsys.readouterr().out.split())
 
 

@@ -1,6 +1,6 @@
 """Train the same model on the same task by several methods, with equally many completions each, and evaluate them.
 
-Methods: es, TRL's grpo, dr_grpo and rloo (pip install ".[trl]"), or your own function (docs/compare.md). Every
+Methods: es, TRL's grpo, dr_grpo and rloo (pip install ".[trl]"), or your own function (docs/guides/compare.md). Every
 training is a cell with a process of its own; to continue a comparison that was interrupted, start it again.
 """
 

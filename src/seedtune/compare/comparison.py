@@ -98,7 +98,7 @@ def comparison(values: Mapping[str, Any]) -> Comparison:
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise ConfigError(
                     f"there is no method {name!r}; built in are {', '.join(METHODS)}. A method of your own needs "
-                    f"`function: file.py:name` (docs/compare.md).{hint}"
+                    f"`function: file.py:name` (docs/guides/compare.md).{hint}"
                 )
             resolve_function(function)  # errors are raised before anything runs
             if name == "es":

@@ -77,10 +77,10 @@ class Cluster:
         """What to say when Ray cannot be reached, or started."""
         first = next((line.strip().rstrip(".") for line in why.splitlines() if line.strip()), "no reason given")
         if self.address is None:
-            return f"cannot start Ray on this machine: {first}. See docs/cluster.md."
+            return f"cannot start Ray on this machine: {first}. See docs/guides/cluster.md."
         return (
             f"the Ray cluster at {self.address} did not let us in: {first}. Is the token (~/.ray/auth_token, or "
-            "RAY_AUTH_TOKEN) that of the head, copied from there, and Ray of the same version? See docs/cluster.md."
+            "RAY_AUTH_TOKEN) that of the head, copied from there, and Ray of the same version? docs/guides/cluster.md."
         )
 
     def room(self, nodes: Sequence[Mapping[str, Any]]) -> int:

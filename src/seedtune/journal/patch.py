@@ -1,4 +1,4 @@
-"""A fine-tune as a file of kilobytes: seeds and coefficients of its updates. docs/patch-format.md specifies it."""
+"""A fine-tune as a file of kilobytes: seeds and coefficients of its updates, as docs/reference/patch-format.md says."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _parse(payload: bytes) -> Patch:
 
 
 def _check(header: Mapping[str, Any], members: int) -> None:
-    """Raise ValueError, KeyError or TypeError for a header that lacks what a reader needs (docs/patch-format.md)."""
+    """Raise ValueError, KeyError or TypeError for a header that lacks what docs/reference/patch-format.md asks for."""
     base, config = header["base"], header["config"]
     int(header["noise_version"])
     int(base["digest"], 16)

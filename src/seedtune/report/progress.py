@@ -287,9 +287,9 @@ def _other_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 _FLEET = ("replicas", "lost", "utilization", "slowest", "fastest", "bytes_sent")
 
 
-def closing(summary: Summary, fleet: Sequence[Mapping[str, float]] = ()) -> RenderableType:
-    """Completions before and after, the metrics, statistics of the replicas, and what to do next."""
-    shown, standing = min(len(summary.after), len(summary.before), 8), summary.standing
+def closing(summary: Summary, fleet: Sequence[Mapping[str, float]] = (), most: int = 8) -> RenderableType:
+    """Completions before and after (`most` of them), the metrics, statistics of the replicas, and what to do next."""
+    shown, standing = min(len(summary.after), len(summary.before), most), summary.standing
     kept = not standing.endswith("not kept")
     color = "green" if kept else "yellow"
     after = f"after ({'best' if kept else 'not kept'})" if standing else "after"

@@ -2,7 +2,8 @@
 
 All but `self_certainty` compare the completions of a group: those of one member for one prompt. They take `equivalence`
 and `answer` (see `answer_groups`). A group of one says nothing, and is left out; a completion without an answer agrees
-with nothing. They can be hacked: a model that says the same whatever it is asked is certain (docs/unsupervised.md).
+with nothing. They can be hacked: a model that says the same whatever it is asked is certain. That is said in
+docs/guides/unsupervised.md.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def installed() -> Version:
             return Version(version(package))
     raise ConfigError(
         'engine: vllm needs vLLM. In a clone of Seedtune: pip install ".[vllm]" on a machine with a GPU, '
-        "make test-vllm on one without (docs/vllm.md)."
+        "make test-vllm on one without (docs/guides/vllm.md)."
     )
 
 
