@@ -47,7 +47,8 @@ ONLY_IN = {
     "vllm": ["engines/vllm/*.py"],
     "ray": ["distributed/ray_*.py"],
     "trl": ["compare/rl.py"],
-    "math_verify": ["rewards/equivalence/math_answers.py"],
+    "math_verify": ["tasks/math_equal.py"],
+    "reasoning_gym": ["tasks/gym/*.py"],
     "peft": ["engines/adapters.py"],
     "IPython": ["report/notebook.py"],
     "bitsandbytes": [],  # whoever has such layers has imported it

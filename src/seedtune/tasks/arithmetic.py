@@ -33,10 +33,11 @@ def plain(expression: str) -> str:
     return expression.translate(_SIGNS).strip()
 
 
-def evaluate(expression: str) -> tuple[Fraction, Counter[int]]:
+def evaluate(expression: str, signs: bool = False) -> tuple[Fraction, Counter[int]]:
     """The exact value of an arithmetic expression, and the numbers that it uses.
 
-    Digits, + - * / and parentheses only, at most 100 characters; no sign in front of a number, no powers.
+    Digits, + - * / and parentheses only, at most 100 characters; no sign in front of a number (unless `signs` allow
+    a minus), no powers.
     Raises ValueError (ZeroDivisionError on a division by zero) for anything else.
     """
     expression = plain(expression)
@@ -54,6 +55,8 @@ def evaluate(expression: str) -> tuple[Fraction, Counter[int]]:
             return Fraction(node.value)
         if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
             return _OPERATORS[type(node.op)](value(node.left), value(node.right))
+        if signs and isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -value(node.operand)
         raise ValueError(f"not allowed in an expression: {ast.unparse(node)!r}")
 
     return value(tree.body), used

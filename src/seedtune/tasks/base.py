@@ -51,10 +51,18 @@ class Task:
             return self
         if self.configure is None:
             raise ConfigError(f"task_args: the task {self.name} has none: leave them out.")
-        known = list(inspect.signature(self.configure).parameters)
+        known = inspect.signature(self.configure).parameters
         if wrong := [name for name in args if name not in known]:
             raise ConfigError(f"task_args: the task {self.name} has no {wrong[0]!r}; it has: {', '.join(known)}.")
+        if missing := [name for name in self.required_args if name not in args]:
+            raise ConfigError(f"task_args: the task {self.name} needs {missing[0]!r}.")
         return self.configure(**args)
+
+    @property
+    def required_args(self) -> list[str]:
+        """What `task_args` must say: without it the task has no rows."""
+        parameters = inspect.signature(self.configure).parameters.values() if self.configure else ()
+        return [p.name for p in parameters if p.default is p.empty]
 
     @cached_property
     def _rows(self) -> tuple[Rows, Rows]:

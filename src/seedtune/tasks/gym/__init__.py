@@ -1,0 +1,1 @@
+"""Datasets of reasoning-gym: their items, made once; and their scorers, behind a guard."""
