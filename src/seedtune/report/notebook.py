@@ -25,7 +25,7 @@ class Notebook(Panel):
     """
 
     def __init__(self) -> None:
-        super().__init__(Console(file=io.StringIO(), width=WIDTH))
+        super().__init__(Console(file=io.StringIO(), width=WIDTH, force_jupyter=False))
         self._shown: Any = None
         self._drawn = 0.0
         self._stage = ""
@@ -86,6 +86,6 @@ class Notebook(Panel):
 
 
 def _plain(what: RenderableType) -> str:
-    console = Console(file=io.StringIO(), width=WIDTH)
+    console = Console(file=io.StringIO(), width=WIDTH, force_jupyter=False)
     console.print(what)
     return str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
