@@ -628,6 +628,63 @@ def test_it_fits_a_phone_and_goes_dark(kind, run, tmp_path):
     assert sum(map(int, light.groups()[1:])) > 600 > 200 > sum(map(int, dark.groups()[1:]))
 
 
+#: `npm install --prefix .browser axe-core` puts it there; .ci/run does.
+AXE = Path(__file__).parents[2] / ".browser" / "node_modules" / "axe-core" / "axe.min.js"
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not BROWSER, reason="no Chromium or Chrome on this machine")
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not there: npm install --prefix .browser axe-core@4.14.1")
+@pytest.mark.parametrize("look", [["--window-size=390,800"], ["--blink-settings=preferredColorScheme=0"]])
+@pytest.mark.parametrize("kind", ["run", "comparison"])
+def test_keyboards_and_screen_readers_can_use_it(kind, look, run, tmp_path):
+    """By axe-core's rules, none of which is broken, on a phone and in the dark."""
+    page = run_page.write(run) if kind == "run" else comparison_page.write(comparison(tmp_path))
+    script = f"""{AXE.read_text()}
+    const drawn = setInterval(async () => {{
+      if (document.body.dataset.drawn !== "yes") return;
+      clearInterval(drawn);
+      const told = document.createElement("output"), found = await axe.run(document);
+      const broken = found.violations.map(rule => `${{rule.id}} ${{rule.nodes[0].html.slice(0, 80)}}`);
+      told.textContent = `of ${{found.passes.length}} rules broken: [${{broken.join("; ")}}]`;
+      document.body.append(told);
+    }}, 50);"""
+    seen, _ = browse(page, tmp_path, script, *look)
+    count, broken = re.search(r"<output>of (\d+) rules broken: \[(.*)\]</output>", seen, re.DOTALL).groups()
+    assert broken == ""
+    assert int(count) > 15
+
+
+def test_figures_have_alternative_texts(run):
+    page = run_page.write(run).read_text()
+    figures = re.findall(r'<div class="figure" id="\w+" role="img" aria-label="([^"]+)"', page)
+    assert len(figures) == len(figures_of(page))
+    assert all(len(text) > 20 for text in figures)
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not BROWSER, reason="no Chromium or Chrome on this machine")
+def test_it_prints_on_white(run, tmp_path):
+    """In the dark, figures are drawn again for paper; what only a screen can use is left out."""
+    page = run_page.write(run)
+    script = """
+    const told = document.createElement("output");
+    const ink = () => document.querySelector(".figure text").getAttribute("fill");
+    const wait = setInterval(async () => {
+      if (document.body.dataset.drawn !== "yes") return;
+      clearInterval(wait);
+      const screen = ink();
+      await draw(true);
+      told.textContent = `ink ${screen} ${ink()}`;
+      document.body.append(told);
+    }, 50);"""
+    seen, _ = browse(page, tmp_path, script, "--blink-settings=preferredColorScheme=0")
+    screen, paper = re.search(r"<output>ink (\S+) (\S+)</output>", seen).groups()
+    assert screen == "#d7dde3"
+    assert paper == "#27313a"
+    assert "@media print" in page.read_text()
+
+
 def test_a_figure_is_a_png(run):
     run_page.write(run)
     assert (run / "report" / "training.png").read_bytes().startswith(b"\x89PNG")

@@ -1,15 +1,17 @@
 // Draws the figures in the colors of the page, and filters the completions.
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
-async function draw() {
-  const config = figures.themes[dark.matches ? "dark" : "light"];
+async function draw(light) {
+  const config = figures.themes[dark.matches && light !== true ? "dark" : "light"];
   for (const [id, spec] of Object.entries(figures.specs)) {
     const place = document.getElementById(id);
     if (place) await vegaEmbed(place, spec, { actions: false, renderer: "svg", config });
   }
   document.body.dataset.drawn = "yes";
 }
-dark.addEventListener("change", draw);
+dark.addEventListener("change", () => draw());
+window.addEventListener("beforeprint", () => draw(true));  // paper is white
+window.addEventListener("afterprint", () => draw());
 draw();
 
 const text = document.getElementById("filter-text"), kind = document.getElementById("filter-kind");
