@@ -32,7 +32,8 @@ class Task:
     at evaluation and never optimized: they say what is meant, the first of them by itself (a sample passes when it is
     1), and fall when the reward is hacked. `reference` gives a completion that must score `full_marks` with every
     reward and 1 with every gold metric; `hacks` are completions that some gold metric (or, where there is none, the
-    reward) must score 0. `configure` makes a variant of the task from the setting `task_args`.
+    reward) must score 0. `configure` makes a variant of the task from the setting `task_args`. `adapt` makes rows of
+    the task from those of a user's dataset, whose columns are called otherwise; None: they have the task's columns.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Task:
     hacks: tuple[Callable[[Row], str], ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     configure: Callable[..., Task] | None = None
+    adapt: Callable[[Rows], Rows] | None = None
 
     def with_args(self, args: Mapping[str, Any]) -> Task:
         """The task as `task_args` say. Raises ConfigError for those that it does not have."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,11 @@ from ..config.keys import check_keys
 from ..config.run_config import RunConfig
 from ..config.values import coerce
 from ..data import dataset
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..tasks import base
 from ..tasks.registry import TASKS, builtin
+
+log = logging.getLogger(__name__)
 
 
 def resolve(from_file: Mapping[str, Any], from_flags: Mapping[str, Any]) -> RunConfig:
@@ -52,6 +55,9 @@ def data_and_rewards(args: RunConfig) -> dict[str, Any]:
         train = dataset.load(args.dataset_name, args.dataset_train_split, args.dataset_config)
         train = dataset.with_prompt(train, args.dataset_prompt_column, "dataset_name")
         test = _test_split(args)
+        if task is not None and task.adapt is not None:
+            test = None if test is None else task.adapt(test)
+            train = _not_in(test or [], task.adapt(train))
     return {
         "train_dataset": first(train, args.max_train_samples),
         "eval_dataset": first(test, args.max_eval_samples) if test is not None else None,
@@ -68,6 +74,17 @@ def _test_split(args: RunConfig) -> base.Rows | None:
     else:
         rows = dataset.load(str(args.dataset_name), split, args.dataset_config)
     return dataset.with_prompt(rows, args.dataset_prompt_column, "dataset_test_split")
+
+
+def _not_in(test: base.Rows, train: base.Rows) -> base.Rows:
+    """The training rows without those whose prompt is one to test on. Raises DataError where none is left."""
+    held_out = {str(row["prompt"]) for row in test}
+    left = [row for row in train if str(row["prompt"]) not in held_out]
+    if not left:
+        raise DataError("all rows of the training split are rows to test on: set dataset_test_split to other rows.")
+    if len(left) < len(train):
+        log.warning(f"{len(train) - len(left)} of {len(train)} training rows left out: they are rows to test on.")
+    return left
 
 
 def first(rows: base.Rows, count: int | None) -> base.Rows:
