@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -139,6 +140,33 @@ def test_nothing_outlives_the_process_that_asked(how):
     asking.wait()
     _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
+
+
+def test_nothing_is_left_of_a_sandbox_whose_start_was_cut_off():
+    """Whenever the process that asked is killed. What it started is known by its limit of CPU time."""
+    seconds = 987_654
+    program = (
+        "from seedtune import sandbox; sandbox.check(); print('ready', flush=True);"
+        f"sandbox.run('import time; time.sleep(1000)', '', sandbox.Limits({seconds}))"
+    )
+
+    def left():
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.rlimit(psutil.RLIMIT_CPU)[0] == seconds + 1:
+                    found.append(process)
+        return found
+
+    for milliseconds in range(0, 70, 6):
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as asking:
+            asking.stdout.readline()
+            time.sleep(milliseconds / 1000)
+            asking.kill()
+        until = time.monotonic() + 60
+        while left() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not left(), milliseconds
 
 
 def test_nothing_runs_any_more_when_it_was_killed_for_time():

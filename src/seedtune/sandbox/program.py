@@ -86,8 +86,7 @@ def _run(code: str, stdin: str, limits: Limits) -> Result:
             try:
                 outputs, killed = _read(pipes, limits, begun + limits.seconds)
             finally:
-                process.kill()  # bubblewrap, and the kernel with it all that is in the sandbox
-                _drain(pipes[:2])
+                _end(process)
         stdout, stderr = (b"".join(part)[: limits.output].decode(errors="replace") for part in outputs[:2])
         exit_code = None if killed else _exit_code(b"".join(outputs[2]))
         if exit_code is None and not killed:
@@ -176,14 +175,13 @@ def _read(pipes: list[int], limits: Limits, until: float) -> tuple[list[list[byt
     return list(parts.values()), None
 
 
-def _drain(pipes: list[int], seconds: float = 10) -> None:
-    """Wait until nobody holds the other ends."""
-    until = time.monotonic() + seconds
-    with _selector(pipes) as ready:
-        while ready.get_map() and (left := until - time.monotonic()) > 0:
-            for key, _ in ready.select(left):
-                if not os.read(key.fd, 2**16):
-                    ready.unregister(key.fd)
+def _end(process: subprocess.Popen[bytes], seconds: float = 30) -> None:
+    """Have `start` kill all that it has started, and wait until it has."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        raise SandboxError(f"a program in the sandbox cannot be ended within {seconds:g} seconds.") from None
 
 
 @contextmanager

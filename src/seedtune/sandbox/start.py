@@ -1,6 +1,7 @@
 """Run as a program of its own, before bubblewrap: what bubblewrap cannot do. It makes a mount namespace with what the
-sandbox will show, a working folder whose size and number of files are limited, sets the limits of the process, gives up
-root, and becomes bubblewrap.
+sandbox will show, and a working folder whose size and number of files are limited; it starts bubblewrap, as nobody and
+with the limits of the program; and it stays until all that bubblewrap has started is gone. When it gets SIGTERM, or
+when the process that started it ends, it sees to that.
 
 It loads nothing but the standard library, as it is started for every program. Its argument is a JSON object (`program`
 makes it). If anything fails it says so on stderr, and bubblewrap is never started.
@@ -19,7 +20,7 @@ from typing import Any
 
 _NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
 _NO_SUID, _NO_DEVICES, _BIND, _RECURSIVE, _PRIVATE = 2, 4, 4096, 16384, 1 << 18
-_PARENT_DEATH_SIGNAL = 1
+_PARENT_DEATH_SIGNAL, _SUBREAPER = 1, 36
 
 #: Where it is put together: a folder that there is everywhere, hidden from this process and its children only.
 _SCRATCH = "/tmp"
@@ -27,34 +28,40 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(spec: dict[str, Any]) -> None:
-    """Start what `spec` describes; does not return. Raises OSError."""
-    end_with(spec["parent"])
+    """Run what `spec` describes. Raises OSError."""
+    signals = {signal.SIGTERM, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would not come
+    end_with(spec["parent"], signal.SIGTERM)
+    _check(_libc.prctl(_SUBREAPER, 1), "prctl")  # what bubblewrap leaves behind becomes a child of this process
     root = is_root()
+    make_namespaces(root)
+    furnish(spec)
+    here = os.getpid()
+    if (child := os.fork()) == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        become_bubblewrap(spec, root, here)
+    while signal.sigwait(signals) == signal.SIGCHLD:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            break
+    end_all()
+
+
+def make_namespaces(root: bool) -> None:
+    """A mount namespace, in which nobody else sees what is mounted; who is not root needs one of users for it."""
     user, group = os.geteuid(), os.getegid()
-    with open(spec["code"], "rb") as file:
-        code = file.read()
     _check(_libc.unshare(_NEW_MOUNTS | (0 if root else _NEW_USER)), "unshare")
     if not root:
         write("/proc/self/setgroups", "deny")
         write("/proc/self/uid_map", f"{user} {user} 1")
         write("/proc/self/gid_map", f"{group} {group} 1")
     mount("none", "/", None, _RECURSIVE | _PRIVATE)
-    # opened before `furnish` hides them, should they be there
-    sources = [(os.open(source, os.O_PATH | os.O_CLOEXEC), inside) for source, inside in spec["binds"]]
-    furnish(spec, sources, code)
-    for name, value in spec["limits"].items():
-        limit(getattr(resource, f"RLIMIT_{name}"), value)
-    if root or linux_version() >= (5, 14):  # before that, all that the user runs counts
-        limit(resource.RLIMIT_NPROC, spec["threads"] + 2)  # bubblewrap, and its first process in the sandbox
-    if root:
-        become_nobody()
-        end_with(spec["parent"])  # which changing users has undone
-    os.chdir("/")
-    os.execve(spec["bubblewrap"], spec["command"], {})
 
 
-def furnish(spec: dict[str, Any], sources: list[tuple[int, str]], code: bytes) -> None:
+def furnish(spec: dict[str, Any]) -> None:
     """Make /tmp/root, what the program will see, and /tmp/work, where it may write."""
+    # opened before they are hidden, should they be in /tmp
+    sources = [(os.open(source, os.O_PATH | os.O_CLOEXEC), inside) for source, inside in spec["binds"]]
     os.umask(0o022)
     mount("tmpfs", _SCRATCH, "tmpfs", _NO_SUID | _NO_DEVICES, "mode=755")
     root, work = f"{_SCRATCH}/root", f"{_SCRATCH}/work"
@@ -72,9 +79,39 @@ def furnish(spec: dict[str, Any], sources: list[tuple[int, str]], code: bytes) -
         mount(from_here, place, None, _BIND)
     for inside in spec["covered"]:
         mount(f"{_SCRATCH}/empty", root + inside, None, _BIND)
-    with open(f"{root}/main.py", "wb") as file:
-        file.write(code)
+    with open(spec["code"], "rb") as code, open(f"{root}/main.py", "wb") as file:
+        file.write(code.read())
     mount("tmpfs", work, "tmpfs", _NO_SUID | _NO_DEVICES, f"mode=1777,size={spec['disk']},nr_inodes={spec['files']}")
+
+
+def become_bubblewrap(spec: dict[str, Any], root: bool, parent: int) -> None:
+    """In a process of its own; does not return."""
+    try:
+        for name, value in spec["limits"].items():
+            limit(getattr(resource, f"RLIMIT_{name}"), value)
+        if root or linux_version() >= (5, 14):  # before that, all that the user runs counts
+            limit(resource.RLIMIT_NPROC, spec["threads"] + 2)  # bubblewrap, and its first process in the sandbox
+        if root:
+            become_nobody()
+        end_with(parent, signal.SIGKILL)
+        os.chdir("/")
+        os.execve(spec["bubblewrap"], spec["command"], {})
+    except OSError as e:
+        print(e, file=sys.stderr, flush=True)
+    finally:
+        os._exit(1)
+
+
+def end_all() -> None:
+    """Kill all children, and theirs, which become children of this process when their parents end; wait for them."""
+    while True:
+        with open("/proc/thread-self/children") as file:
+            for child in file.read().split():
+                os.kill(int(child), signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
 
 
 def is_root() -> bool:
@@ -106,11 +143,11 @@ def linux_version() -> tuple[int, ...]:
     return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in os.uname().release.split(".")[:2])
 
 
-def end_with(parent: int) -> None:
-    """Be killed when the process that started this one ends."""
-    _check(_libc.prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL), "prctl")
+def end_with(parent: int, by: signal.Signals) -> None:
+    """Get this signal when `parent`, the process that started this one, ends."""
+    _check(_libc.prctl(_PARENT_DEATH_SIGNAL, by), "prctl")
     if os.getppid() != parent:  # it has ended before
-        sys.exit(1)
+        os._exit(1)
 
 
 def limit(what: int, value: int) -> None:
