@@ -33,7 +33,7 @@ _FLAGS = (
     "attn_implementation model_init_kwargs "
     "temperature top_p top_k min_p repetition_penalty stop_strings generation_kwargs generation_batch_size "
     "chat_template_kwargs skip_special_tokens reward_workers reward_batch reward_timeout model_revision "
-    "trust_remote_code dtype device threads seed"
+    "trust_remote_code dtype device threads seed tools environment_factory max_tool_calling_iterations tool_timeout"
 ).split()
 
 
@@ -147,6 +147,11 @@ def _measure(
 
 
 def _rows_and_rewards(args: RunConfig) -> dict[str, Any]:
+    from ..training import factory
+
     parts = data_and_rewards(args)
     rows = parts["eval_dataset"] or first(parts["train_dataset"], args.max_eval_samples)
-    return {"rows": rows, "reward_funcs": parts["reward_funcs"], "eval_funcs": parts["eval_funcs"]}
+    tools, rewards = factory.tools_and_rewards(
+        parts["tools"], parts["environment_factory"], parts["reward_funcs"], args
+    )
+    return {"rows": rows, "reward_funcs": rewards, "eval_funcs": parts["eval_funcs"], "tools": tools}

@@ -59,7 +59,10 @@ replication, model = Group("Fleet", affects_weights=False), Group("Model", affec
 
 
 #: Settings that a journal names only where they say something: it has the same bytes as before there were any.
-_UNSAID = ("reward_args", "num_generations", "aggregate", "aggregate_k")
+_UNSAID = (
+    "reward_args", "num_generations", "aggregate", "aggregate_k", "max_tool_calling_iterations", "tools",
+    "environment_factory",
+)  # fmt: skip
 #: What a setting of these kinds is when nothing is said of it.
 _EMPTY: dict[str, Callable[[], Any]] = {"list[str]": list, "dict[str, Any]": dict}
 
@@ -196,6 +199,11 @@ class ESConfig:
         1,
         at_least=1,
     )
+    max_tool_calling_iterations: int | None = generation(
+        "with tools: how often the model may call some before its conversation ends; default: until "
+        "max_completion_length is used up",
+        at_least=0,
+    )
     top_p: float = generation("nucleus, when sampling", 1.0)
     top_k: int = generation("0: off", 0, at_least=0)
     min_p: float | None = generation(
@@ -247,6 +255,11 @@ class ESConfig:
     )
     aggregate_k: int | None = scoring("k of aggregate: pass_at_k", at_least=1, affects_weights=True)
     reward_timeout: float = scoring("seconds without a result before the run stops", 60.0, at_least=0.001)
+    tool_timeout: float = scoring(
+        "seconds that a tool or a method of an environment may take; then it has failed, which the model is told",
+        30.0,
+        at_least=0.001,
+    )
 
     fleet: str = replication(
         "local, or ray: replicas in their own processes or machines", "local", choices=("local", "ray")

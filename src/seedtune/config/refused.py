@@ -32,7 +32,6 @@ _MIXTURE = "set dataset_name to one dataset or file; mix datasets before"
 _COMPILE = "models run as they are: compiled code rounds differently, and members must stay comparable"
 _KERNELS = "models run with their own layers, in which members' noise is placed"
 _CACHE = "decoding always caches keys and values; generation_memory says how much memory they may take"
-_TOOLS = "a completion is one turn of text; call tools in the reward function"
 _HUB = "see push_to_hub, hub_model_id, hub_token, hub_private_repo, hub_strategy and hub_revision"
 _TRACKIO = "runs stay on this machine: report_to: trackio shows them there"
 _MODEL = "give the model to ESTrainer as model"
@@ -102,7 +101,7 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("use_transformers_continuous_batching transformers_continuous_batching_config use_transformers_paged",
      "engine: hf always batches continuously: set generation_batch_size and chunk_size"),
     ("pad_to_multiple_of", "rows are padded to the longest of their batch"),
-    ("max_tool_calling_iterations tools rollout_func environment_factory", _TOOLS),
+    ("rollout_func", "give tools, or an environment_factory: the trainer decodes turns itself, of all members at once"),
     # vLLM
     ("use_vllm fast_inference", "set engine: vllm"),
     ("vllm_mode vllm_server_base_url vllm_server_host vllm_server_port vllm_server_timeout vllm_group_port",

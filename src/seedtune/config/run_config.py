@@ -31,3 +31,5 @@ class RunConfig(ESConfig):
     max_eval_samples: int | None = data("evaluate on the first N rows only", affects_weights=False, at_least=1)
     reward_funcs: list[str] | None = data("built-in name, package.module.function, file.py:function")
     eval_funcs: list[str] | None = data("measured on the center, never optimized", affects_weights=False)
+    tools: list[str] | None = data("functions that the model may call: package.module.function, file.py:function")
+    environment_factory: str | None = data("environments whose methods the model may call: file.py:Class")

@@ -82,6 +82,11 @@ def check(rows: Any, what: str, texts: Sequence[str] = ()) -> Rows:
     return check_texts(found, texts, what) if texts else found
 
 
+def episodes(count: int | None) -> Rows:
+    """Rows for environments that have all the data: prompts are what `reset` says (TRL); `count`: 16, unless given."""
+    return [{"prompt": [{"role": "user", "content": ""}]} for _ in range(count or 16)]
+
+
 # --- folders and splits -----------------------------------------------------------------------------------------------
 
 

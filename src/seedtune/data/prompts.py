@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..noise import spec
 from ..rewards.function import NOT_GIVEN, Reward
 from ..tasks.base import Rows
+from ..tools.toolset import ToolSet
 from . import dataset
 from .digest import DataDigest
 
@@ -42,7 +43,7 @@ class Prompts:
     An iteration has `prompts_per_step` of them (None: all), or as many as its units (pairs, or single members) can
     answer twice over with `prompts_per_member` each: two on a prompt tell its difficulty from what noise does.
 
-    `texts`: the columns of given completions, where those are read and nothing is decoded.
+    `texts`: the columns of given completions, where those are read and nothing is decoded. `tools`: what prompts name.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class Prompts:
         prompts_per_member: int | None = None,
         num_units: int = 1,
         texts: Sequence[str] = (),
+        tools: ToolSet | None = None,
     ) -> None:
-        self.texts = texts
+        self.texts, self.tools = texts, tools
         self.train = dataset.check(train, "train_dataset", texts)
         self.held_out = evaluation is not None
         self.eval = dataset.check(evaluation, "eval_dataset", texts) if self.held_out else _first(self.train)
@@ -87,7 +89,8 @@ class Prompts:
         """Tokenize everything; returns the tokens of the longest row, completion included. Raises DataError."""
         length = 0 if self.texts else max_completion_length
         self._train_encoded, self._eval_encoded = (
-            engine.encode([row["prompt"] for row in rows], length) for rows in (self.train, self.eval)
+            engine.encode([row["prompt"] for row in rows], length, tools=self._schemas(rows))
+            for rows in (self.train, self.eval)
         )
         if self.texts:
             texts: Texts = engine if isinstance(engine, Texts) else engine.texts
@@ -96,6 +99,12 @@ class Prompts:
                 for prompts, rows in ((self._train_encoded, self.train), (self._eval_encoded, self.eval))
             )
         return max(p.num_tokens for p in [*self._train_encoded, *self._eval_encoded]) + length
+
+    def _schemas(self, rows: Rows) -> list[Any] | None:
+        """What tools each row's prompt names."""
+        if (tools := self.tools) is None:
+            return None
+        return [tools.schemas[tools.environment_of(row)] for row in rows]
 
     @property
     def conversational(self) -> bool:

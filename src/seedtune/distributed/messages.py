@@ -34,6 +34,7 @@ class ToCompletion(Protocol):
         *,
         stopped: bool = False,
         kl_uniform: Sequence[float] | None = None,
+        begin: int = 0,
     ) -> Completion: ...
 
 
@@ -49,24 +50,28 @@ def unpack(data: bytes) -> Any:
 def pack_context(context: EvalContext) -> bytes:
     """Prompts by their tokens; and what reward functions see, where they are called there."""
     batch = context.batch
-    seen = None
-    if (functions := context.functions) is not None:
+    seen, functions, talks = None, context.functions, None
+    if functions is not None or context.tools is not None:
         contents, columns = [p.content for p in batch.prompts], dict(batch.columns)
-        seen = contents, columns, context.state, functions.key, context.timeout
+        seen = contents, columns, context.state, functions.key if functions else "", context.timeout
+    if context.tools is not None:
+        talks = (
+            context.tools, context.max_tool_calling_iterations, context.keeps_environments, context.tool_timeout
+        )  # fmt: skip
     given = [[(text.content, _numbers(text.ids)) for text in p.given] for p in batch.prompts] if batch.reads else None
     tokens = [_numbers(p.ids) for p in batch.prompts]
-    return pack((tokens, dataclasses.astuple(context.sampling), context.num_generations, seen, given))
+    return pack((tokens, dataclasses.astuple(context.sampling), context.num_generations, seen, given, talks))
 
 
 def unpack_context(data: bytes, known: Mapping[str, Functions]) -> EvalContext:
     """`known`: the functions that were sent before, by their key."""
-    tokens, sampling, num_generations, seen, given = unpack(data)
+    tokens, sampling, num_generations, seen, given, talks = unpack(data)
     contents, columns, state, key, timeout = seen or ([""] * len(tokens), {}, {}, "", 0.0)
     texts = [tuple(GivenText(text, "", _tuple(ids)) for text, ids in row) for row in given or [()] * len(tokens)]
     prompts = tuple(Prompt(c, _tuple(ids), row) for c, ids, row in zip(contents, tokens, texts, strict=True))
     functions = known[key] if key else None
     batch = PromptBatch((), prompts, columns)
-    return EvalContext(batch, Sampling(*sampling), state, functions, timeout, num_generations)
+    return EvalContext(batch, Sampling(*sampling), state, functions, timeout, num_generations, *(talks or ()))
 
 
 def pack_task(task: ChunkTask) -> bytes:
@@ -83,12 +88,13 @@ def pack_task(task: ChunkTask) -> bytes:
             _numbers([numbers[ids] for ids in unscored]),
             None if task.context and task.sampling == task.context.sampling else dataclasses.astuple(task.sampling),
             task.seed if isinstance(task.seed, int) else array("q", task.seed).tobytes(),
+            *([array("q", task.episode_seeds).tobytes()] if task.episode_seeds else ()),
         )
     )
 
 
 def unpack_task(data: bytes, population: Population, context: EvalContext | None) -> ChunkTask:
-    iteration, indices, numbers, unscored, places, sampling, seed = unpack(data)
+    iteration, indices, numbers, unscored, places, sampling, seed, *episodes = unpack(data)
     members, rows = [*population.ask(iteration), CENTER], _tuple(numbers)
     once = [Prompt("", _tuple(ids)) for ids in unscored]
     return ChunkTask(
@@ -98,6 +104,7 @@ def unpack_task(data: bytes, population: Population, context: EvalContext | None
         seed if isinstance(seed, int) else tuple(array("q", seed)),
         rows,
         context,
+        tuple(array("q", episodes[0])) if episodes else (),
     )
 
 
@@ -128,13 +135,14 @@ def pack_outputs(outputs: Sequence[ChunkOutput], *, tokens: bool = True) -> Any:
         _numbers([n for n, (_, c) in enumerate(rows) if c.stop is None and not c.truncated]),  # by a stop string
         [None if None in values else [array("d", v or ()).tobytes() for v in values] for values in measured],
         [None if output.scores is None else [_pack_scores(s) for s in output.scores] for output in outputs],
+        *([[(c.conversation, c.text) for _, c in rows]] if any(c.conversation for _, c in rows) else ()),
     )
 
 
 def unpack_outputs(packed: Any, to_completion: ToCompletion, given: Sequence[Prompt] = ()) -> list[ChunkOutput]:
     """`to_completion` makes the texts anew; those of a chunk that was read are `given` with its prompts."""
     sizes, rows, lengths, tokens, stopped = map(_tuple, packed[:5])
-    measured, scores = packed[5:]
+    measured, scores, *talks = packed[5:]
     completions, start = [], 0
     for n, length in enumerate(lengths):
         logprobs, kl = (None if values is None else array("d", values[n]).tolist() for values in measured)
@@ -142,13 +150,21 @@ def unpack_outputs(packed: Any, to_completion: ToCompletion, given: Sequence[Pro
             completions.append(given_completion(given[rows[n]], logprobs))
             continue
         chosen = tokens[start : start + length]
-        completions.append(to_completion(chosen, logprobs, stopped=n in stopped, kl_uniform=kl))
+        talk, text = talks[0][n] if talks else (None, "")
+        begin = _last_turn(talk.mask) if talk else 0
+        made = to_completion(chosen, logprobs, stopped=n in stopped, kl_uniform=kl, begin=begin)
+        completions.append(dataclasses.replace(made, conversation=talk, text=text) if talk else made)
         start += length
     pairs = iter(zip(rows, completions, strict=True))
     return [
         ChunkOutput(dict(next(pairs) for _ in range(size)), None if s is None else [_unpack_scores(x) for x in s])
         for size, s in zip(sizes, scores, strict=True)
     ]
+
+
+def _last_turn(mask: Sequence[int]) -> int:
+    """Where the model's last turn begins: behind the last token of a tool's result."""
+    return max((n for n, own in enumerate(mask, 1) if not own), default=0)
 
 
 def _pack_scores(scores: Scores) -> Any:

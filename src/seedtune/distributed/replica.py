@@ -22,8 +22,10 @@ from ..rewards.scorer import Scorer
 from ..rewards.serialize import Functions, load
 from ..rollout.chunks import ChunkTask, EvalContext
 from ..rollout.collector import ChunkOutput, ChunkScorer
+from ..rollout.conversations import generate
 from ..rollout.fleet import Update
 from ..rollout.reading import read
+from ..tools.pool import ToolPool
 from .messages import pack, pack_outputs, unpack, unpack_context, unpack_task
 
 #: Makes an engine from a model's name or folder. It must be picklable.
@@ -93,6 +95,7 @@ class Replica:
         self._context: EvalContext | None = None
         self._functions: dict[str, Functions] = {}
         self._scorers: dict[str, Scorer] = {}
+        self._pool: ToolPool | None = None
 
     @property
     def engine(self) -> Engine:
@@ -180,7 +183,8 @@ class Replica:
             self.engine.set_members(task.members)
             if task.reads:
                 return self._read(replace(task, sampling=sampling))
-            self.engine.generate(task.prompts, sampling, task.seed, scored.ended if scored else groups.append)
+            on_completions = scored.ended if scored else groups.append
+            generate(self.engine, replace(task, sampling=sampling), self._tools(task.context), on_completions)
         except Exception as e:
             if isinstance(e, RewardError) or not _is_memory(e):
                 raise
@@ -203,6 +207,14 @@ class Replica:
         if key not in self._scorers:
             self._scorers[key] = Scorer(context.functions, workers=1, timeout=context.timeout)
         return self._scorers[key]
+
+    def _tools(self, context: EvalContext | None) -> ToolPool | None:
+        """A process beside the engine that runs tools, where there are some."""
+        if context is None or context.tools is None:
+            return None
+        if self._pool is None:
+            self._pool = ToolPool(context.tools, workers=1, timeout=context.tool_timeout)
+        return self._pool
 
     def set_sigma(self, sigma: float) -> None:
         """Members are made with this noise scale from now on."""

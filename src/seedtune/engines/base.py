@@ -86,9 +86,30 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Conversation:
+    """A completion of several turns: the `prompt` as the model read it (with what an environment said first), the
+    `messages` behind it (of the assistant and of tools), and which of the completion's tokens the model wrote
+    (`mask`, 1; 0: a tool's result). How often it called a tool, how often that failed, and how many calls could not be
+    read. `kind`, `reward` and `environment`: see `tools.Outcome`.
+    """
+
+    prompt: Any
+    messages: tuple[Mapping[str, Any], ...]
+    mask: tuple[int, ...]
+    calls: int = 0
+    failures: int = 0
+    malformed: int = 0
+    kind: str = ""
+    reward: float | None = None
+    environment: bytes | None = None
+
+
+@dataclass(frozen=True)
 class Completion:
     """What the model wrote: new tokens without the end-of-sequence token, their text, and whether it was cut off; and
     the token that ended it.
+
+    Of a `conversation` they are those of all turns, results of tools among them; the text is that of the last turn.
 
     Where `Sampling` asks for them, of each token that the model chose (`chosen`), by its own distribution p over a
     vocabulary of V tokens (temperature 1, nothing cut off): `logprobs`, log p of it; `kl_uniform`, the KL of p from the
@@ -101,6 +122,12 @@ class Completion:
     logprobs: tuple[float, ...] | None = None
     stop: int | None = None
     kl_uniform: tuple[float, ...] | None = None
+    conversation: Conversation | None = None
+
+    @property
+    def num_written(self) -> int:
+        """Tokens that the model wrote."""
+        return len(self.ids) if self.conversation is None else sum(self.conversation.mask)
 
     @property
     def chosen(self) -> tuple[int, ...]:
@@ -123,10 +150,24 @@ class TextOutputs:
     hidden_states: list[tuple[Any, ...]] | None = None
 
 
+#: For each prompt, the schemas of the tools that it names; None: there are no tools.
+Tools = Sequence[Sequence[Mapping[str, Any]]] | None
 #: One seed for a chunk, or one for each of its rows.
 Seed = int | Sequence[int]
 #: Rows of a chunk that have ended, by their number in it.
 OnCompletions = Callable[[Mapping[int, Completion]], None]
+
+
+class Turns(Protocol):
+    """Conversations whose rows leave the batch between turns, while their tools run, and come back."""
+
+    def ended(self, row: int, ids: Sequence[int], *, stopped: bool) -> bool:
+        """A turn of a row of the chunk has ended; `ids` are all tokens behind its prompt, with those of earlier turns
+        and of tools' results. Whether the row will go on; then its tools run from now on.
+        """
+
+    def resume(self, row: int) -> Sequence[int] | None:
+        """The tokens to read before the row's next turn; waits for its tools. None: it ends as it is."""
 
 
 class Generator(Protocol):
@@ -135,8 +176,12 @@ class Generator(Protocol):
     tokenizer: Any
     texts: Any
 
-    def encode(self, prompts: Sequence[Any], max_completion_length: int, *, truncate: bool = False) -> list[Prompt]:
-        """Tokenize prompts. Raises DataError for one that does not fit the model's context; `truncate`: shortens it."""
+    def encode(
+        self, prompts: Sequence[Any], max_completion_length: int, *, truncate: bool = False, tools: Tools = None
+    ) -> list[Prompt]:
+        """Tokenize prompts, each with the schemas of its `tools`. Raises DataError for one that does not fit the
+        model's context; `truncate`: shortens it.
+        """
 
     def rows_that_fit(self, tokens: int) -> int:
         """How many rows of `tokens` tokens (prompt and completion) may be decoded at once; ConfigError when none."""
@@ -160,11 +205,20 @@ class Generator(Protocol):
         `on_completions` is called as rows end, in an order that depends on the same alone.
         """
 
+    def converse(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: Seed, on_completions: OnCompletions, turns: Turns
+    ) -> None:
+        """As `generate`, turn by turn: rows go on until `turns` ends them, or `max_completion_length` tokens stand
+        behind their prompt. What comes of it depends on what tools return, and not on when.
+        """
+
 
 class TextScorer(Protocol):
     """Log-probabilities of given texts, in one forward pass without decoding."""
 
-    def encode(self, prompts: Sequence[Any], max_completion_length: int, *, truncate: bool = False) -> list[Prompt]:
+    def encode(
+        self, prompts: Sequence[Any], max_completion_length: int, *, truncate: bool = False, tools: Tools = None
+    ) -> list[Prompt]:
         """As `Generator.encode`."""
 
     def logprobs(

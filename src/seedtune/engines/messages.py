@@ -29,9 +29,13 @@ class ChatTemplate:
         self.tokenizer, self.kwargs = tokenizer, dict(kwargs)
         self._wants_parts: bool | None = None
 
-    def render(self, messages: Any) -> str:
+    def replaced(self, template: str) -> ChatTemplate:
+        """Another template for the same tokenizer, which keeps its own."""
+        return ChatTemplate(self.tokenizer, {**self.kwargs, "chat_template": template})
+
+    def render(self, messages: Any, **more: Any) -> str:
         """The conversation as text, with the generation prompt; an assistant message at its end is continued
-        (transformers' `continue_final_message`). Raises DataError.
+        (transformers' `continue_final_message`). `more` goes to the template. Raises DataError.
         """
         plain = self._plain(messages)
         prefill = plain[-1].get("role") == "assistant" and plain[-1]["content"] is not None
@@ -40,11 +44,11 @@ class ChatTemplate:
         how = {"continue_final_message": True} if prefill else {"add_generation_prompt": True}
         if _ENDS & set(self.kwargs):
             how = {}  # the user says
-        return self._rendered(plain, **how, **self.kwargs)
+        return self._rendered(plain, **how, **{**more, **self.kwargs})
 
-    def render_whole(self, messages: Any) -> str:
+    def render_whole(self, messages: Any, **more: Any) -> str:
         """The conversation as text that ends with its last message. Raises DataError."""
-        return self._rendered(self._plain(messages), **{**self.kwargs, **dict.fromkeys(_ENDS, False)})
+        return self._rendered(self._plain(messages), **{**more, **self.kwargs, **dict.fromkeys(_ENDS, False)})
 
     def _plain(self, messages: Any) -> list[dict[str, Any]]:
         """Messages with text as content. Raises DataError."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigError, DataError
 from ..utils.messages import content_text
-from .base import Completion, GivenText, Prompt
+from .base import Completion, GivenText, Prompt, Tools
 from .messages import ChatTemplate
 from .specs import ModelSpec
 from .stop_strings import StopStrings
+from .tool_calls import Schemas, ToolTurns
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +98,16 @@ class Texts:
     def _names(self, ids: set[int]) -> str:
         return " and ".join(str(name) for name in self.tokenizer.convert_ids_to_tokens(sorted(ids)))
 
-    def encode(self, prompts: Sequence[Any], max_completion_length: int, *, truncate: bool = False) -> list[Prompt]:
+    @cached_property
+    def tool_turns(self) -> ToolTurns:
+        """Conversations with tools. Raises DataError for a chat template that cannot have them."""
+        return ToolTurns(self.tokenizer, self._chat_template, self.stops)
+
+    def encode(
+        self, prompts: Sequence[Any], max_completion_length: int, *, truncate: bool = False, tools: Tools = None
+    ) -> list[Prompt]:
         """Tokenize text as it is, and messages by the chat template, with the generation prompt; an assistant message
-        at their end is continued.
+        at their end is continued. `tools`: the schemas of those that each prompt, a conversation, names.
 
         Of prompts longer than `max_prompt_length`, the last tokens are kept, as TRL did; a note says so. Raises
         DataError for a prompt that the template refuses, that holds what the model has no token for, or that does not
@@ -107,7 +116,7 @@ class Texts:
         encoded, cut = [], 0
         for number, content in enumerate(prompts, 1):
             try:
-                ids = self._encode(content)
+                ids = self._encode(content) if tools is None else self._with_tools(content, tools[number - 1])
             except DataError as e:
                 raise DataError(f"prompt {number}: {e}") from e
             if not truncate and self.max_prompt_length is not None and len(ids) > self.max_prompt_length:
@@ -134,6 +143,11 @@ class Texts:
         conversational = not isinstance(content, str)
         text = self._chat_template.render(content) if conversational else content
         return self._tokens(text, special=not conversational)
+
+    def _with_tools(self, content: Any, tools: Schemas) -> list[int]:
+        if isinstance(content, str):
+            raise DataError("with tools, prompts are conversations: [{'role': 'user', 'content': ...}], not text.")
+        return self._tokens(self.tool_turns.render(content, tools), special=False)
 
     def _tokens(self, text: str, *, special: bool) -> list[int]:
         """`special`: with the tokens that a text begins with by itself."""
@@ -200,17 +214,19 @@ class Texts:
         ids: Sequence[int],
         logprobs: Sequence[float] | None = None,
         *,
+        begin: int = 0,
         stopped: bool = False,
         kl_uniform: Sequence[float] | None = None,
     ) -> Completion:
         """The completion up to the first stop token; without one, it was cut off, unless a stop string ended it
-        (`stopped`), which is part of it. `logprobs` and `kl_uniform` are those of `ids`.
+        (`stopped`), which is part of it. `logprobs` and `kl_uniform` are those of `ids`. The last turn begins at
+        `begin`: stop tokens before it ended others.
         """
-        end = next((n for n, token in enumerate(ids) if token in self.stops), None)
+        end = next((n for n in range(begin, len(ids)) if ids[n] in self.stops), None)
         kept, chosen = list(ids[:end]), len(ids) if end is None else end + 1
         return Completion(
             tuple(kept),
-            self._decode(kept),
+            self._decode(kept[begin:]),
             truncated=end is None and not stopped,
             logprobs=None if logprobs is None else tuple(logprobs[:chosen]),
             stop=None if end is None else int(ids[end]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..rewards.outputs import columns_read
 from ..rewards.scorer import Scorer
 from ..rollout.rollouts import Rollouts
 from ..rollout.runner import LocalExecutor, OnRows, RolloutRunner, RolloutSpec
+from ..tools.toolset import ToolSet
 from . import statistics
 from .calibration import calibration_metrics
 from .diversity import diversity
@@ -55,6 +57,8 @@ class EvalSpec:
     samples: int = 0
     ks: Sequence[int] = ()
     success: float | None = None
+    max_tool_calling_iterations: int | None = None
+    tool_timeout: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,12 @@ def evaluate(
     base: Engine | None = None,
     on_rows: OnRows = noop,
     on_stage: Callable[[str], None] = noop,
+    tools: ToolSet | None = None,
 ) -> Evaluation:
     """Rewards and gold metrics of greedy completions with intervals over prompts; with `spec.samples`, the same of
     samples, pass@k, and KL from `base` (an engine that holds it; None: no KL); perplexity of the probe. Where rewards
     are computed from given completions these are read: nothing is decoded, nothing is sampled, and `loss` is theirs.
+    With `tools` completions are conversations; then there is no KL.
 
     Raises ConfigError, DataError or RewardError, as training does.
     """
@@ -93,7 +99,7 @@ def evaluate(
         raise RewardError("reward_funcs is empty: there is nothing to measure. Give at least one function.")
     weights = full_weights(spec.reward_weights, rewards)
     texts = columns_read([*rewards, *gold_metrics])
-    prompts = Prompts(rows, rows, None, texts=texts)
+    prompts = Prompts(rows, rows, None, texts=texts, tools=tools)
     prompts.check_columns(rewards, gold_metrics, spec.samples or 1)
     longest = prompts.encode(engine, spec.max_completion_length)
     at_once = spec.generation_batch_size or engine.rows_that_fit(longest)
@@ -109,9 +115,20 @@ def evaluate(
     greedy_sampling = dataclasses.replace(sampling, temperature=0.0)
 
     def rollout(batch: PromptBatch, sampling: Sampling, samples: int = 1) -> Rollouts:
-        how = RolloutSpec(sampling, 2 * at_once, spec.seed, reward_batch=spec.reward_batch, num_generations=samples)
-        runner = RolloutRunner(LocalExecutor(engine), how, mixes_members=engine.mixes_members)
-        return runner.run([CENTER], batch, scorer, 0, {"global_step": 0, "max_steps": 0}, on_rows)
+        how = RolloutSpec(
+            sampling,
+            2 * at_once,
+            spec.seed,
+            reward_batch=spec.reward_batch,
+            num_generations=samples,
+            tools=tools,
+            max_tool_calling_iterations=spec.max_tool_calling_iterations,
+            tool_timeout=spec.tool_timeout,
+            reward_workers=spec.reward_workers,
+        )
+        with closing(LocalExecutor(engine, how)) as executor:
+            runner = RolloutRunner(executor, how, mixes_members=engine.mixes_members)
+            return runner.run([CENTER], batch, scorer, 0, {"global_step": 0, "max_steps": 0}, on_rows)
 
     sampled_rows: list[dict[str, Any]] = []
     with Scorer([*rewards, *gold_metrics], workers=spec.reward_workers, timeout=spec.reward_timeout) as scorer:
@@ -130,7 +147,7 @@ def evaluate(
             of_samples = _of_answers(sampled_rows, rewards).items()  # of one prompt they are not independent
             found |= {f"sampled/{name}": dataclasses.replace(e, half=math.nan) for name, e in of_samples}
             found |= _passes(sampled, weights, spec)
-            if base is not None and sampling.is_models_own:
+            if base is not None and sampling.is_models_own and tools is None:
                 on_stage("KL from the base model")
                 drawn = [completion for _, _, completion in sampled.answered()]
                 asked = [prompt for prompt in batch.prompts for _ in range(spec.samples)]
@@ -151,7 +168,7 @@ def _means(rollouts: Rollouts, weights: Sequence[float], prefix: str) -> dict[st
     alone = len(weights) == 1  # then it is the reward
     for name, rewards_M_P_G in list(zip(rollouts.names, rollouts.rewards_F_M_P_G, strict=True))[alone:]:
         found[f"rewards/{name}" if name in ("reward", "length") else name] = over_prompts(rewards_M_P_G)
-    tokens = np.array([len(completion.ids) for _, _, completion in rollouts.answered()], dtype=np.float64)
+    tokens = np.array([completion.num_written for _, _, completion in rollouts.answered()], dtype=np.float64)
     found["length"] = over_prompts(tokens.reshape(rollouts.rewards_F_M_P_G.shape[1:]))
     return {prefix + name: estimate for name, estimate in found.items()}
 

@@ -7,12 +7,15 @@ import concurrent.futures._base
 import dataclasses
 import inspect
 import math
+import os
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import count
 from typing import Any, NoReturn
+
+import cloudpickle
 
 from ..errors import ConfigError, RewardError
 from ..tasks.base import text_of
@@ -31,8 +34,9 @@ GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra
 #: What a function gets that names it among its parameters, one value per completion. group: a number, the same for
 #: completions of one member for one prompt, which are then always in one call (where `num_generations` is 1, nothing
 #: is given); completion_logprobs, completion_kl_uniform: a list with a number per token that the model chose
-#: (`Completion`).
-ON_REQUEST = ("group", "completion_logprobs", "completion_kl_uniform")
+#: (`Completion`); environments: that of each completion, as its last call left it (where `environment_factory` makes
+#: some; TRL's name); environment_rewards: what its `get_reward` gave, by the name of its class.
+ON_REQUEST = ("group", "completion_logprobs", "completion_kl_uniform", "environments", "environment_rewards")
 
 #: Columns that TRL does not pass on.
 NOT_GIVEN = ("prompt", "completion", "completion_ids")
@@ -178,6 +182,14 @@ class Reward:
 
 RewardFunc = AnyPath | Callable[..., Any]
 RewardFuncs = RewardFunc | Sequence[RewardFunc]
+
+
+def with_more(funcs: RewardFuncs | None, more: Sequence[Callable[..., Any]]) -> RewardFuncs | None:
+    """The user's reward functions, and more of them behind."""
+    if not more:
+        return funcs
+    given = [funcs] if isinstance(funcs, str | os.PathLike) or callable(funcs) else list(funcs or [])
+    return [*given, *more]
 
 
 def reward_functions(funcs: RewardFuncs | None, reward_args: Mapping[str, Any] | None = None) -> list[Reward]:
@@ -333,7 +345,7 @@ class _Call:
             trainer_state=TrainerState.of(batch.state),
             log_extra=self.log_extra,
             log_metric=self.log_metric,
-            **{name: values for name, values in batch.outputs.items() if name in asked},
+            **{name: _given(name, values) for name, values in batch.outputs.items() if name in asked},
             **batch.columns,
         )
 
@@ -401,6 +413,11 @@ class _Call:
             except RewardError:
                 return rows[0]
         return 0
+
+
+def _given(name: str, values: list[Any]) -> list[Any]:
+    """Environments come pickled, as they are of another process of this run."""
+    return [value and cloudpickle.loads(value) for value in values] if name == "environments" else values
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

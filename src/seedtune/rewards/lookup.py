@@ -19,32 +19,33 @@ from .builtin import FUNCTIONS
 
 
 @cache
-def resolve(source: str) -> Callable[..., Any]:
-    """The function of that name. Raises RewardError that says what was looked for, and where."""
-    if source in FUNCTIONS:
+def resolve(source: str, kind: str = "reward") -> Callable[..., Any]:
+    """The function of that name. Raises RewardError that says what `kind` was looked for, and where."""
+    if kind == "reward" and source in FUNCTIONS:
         return FUNCTIONS[source]
     path, _, attribute = source.rpartition(":")
     if path.endswith(".py"):
-        module = _import_file(path)
+        module = _import_file(path, kind)
     elif source.endswith(".py"):
-        raise RewardError(f"reward {source!r} names a file; add the function: {source}:function.")
+        raise RewardError(f"{kind} {source!r} names a file; add the function: {source}:function.")
     else:
         path, _, attribute = source.replace(":", ".").rpartition(".")
         if not path:
+            known = f" (there are: {', '.join(FUNCTIONS)})" if kind == "reward" else ""
             raise RewardError(
-                f"there is no built-in reward {source!r} (there are: {', '.join(FUNCTIONS)}). For your own, write "
+                f"there is no built-in {kind} {source!r}{known}. For your own, write "
                 "file.py:function or package.module.function."
             )
-        module = _import_module(path, source)
+        module = _import_module(path, f"{kind} {source!r}")
     if not callable(function := getattr(module, attribute, None)):
-        raise RewardError(f"reward {source!r}: {path} has no function {attribute!r}.")
+        raise RewardError(f"{kind} {source!r}: {path} has no function {attribute!r}.")
     return function  # type: ignore[no-any-return]
 
 
-def _import_file(path: str) -> Any:
+def _import_file(path: str, kind: str) -> Any:
     file = local_path(path)
     if not file.is_file():
-        raise RewardError(f"reward file {path!r} does not exist (looked in {Path.cwd()}).")
+        raise RewardError(f"{kind} file {path!r} does not exist (looked in {Path.cwd()}).")
     name = f"seedtune_rewards_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
@@ -54,15 +55,15 @@ def _import_file(path: str) -> Any:
     try:
         spec.loader.exec_module(module)
     except BaseException as e:
-        raise RewardError(f"reward file {path!r} fails on import:\n{traceback.format_exc(limit=-3)}") from e
+        raise RewardError(f"{kind} file {path!r} fails on import:\n{traceback.format_exc(limit=-3)}") from e
     cloudpickle.register_pickle_by_value(module)  # other processes cannot import it by name
     return module
 
 
-def _import_module(path: str, source: str) -> Any:
+def _import_module(path: str, what: str) -> Any:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
         return importlib.import_module(path)
     except ImportError as e:
-        raise RewardError(f"reward {source!r}: cannot import {path!r}: {e}.") from e
+        raise RewardError(f"{what}: cannot import {path!r}: {e}.") from e

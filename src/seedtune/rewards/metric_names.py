@@ -9,9 +9,11 @@ EVALUATION = frozenset("reward reward_std loss kl kl_ci95 distance perplexity ha
 #: These, those of an iteration, and what stands beside them in metrics.jsonl and in logs.
 METRICS = EVALUATION | set("num_tokens learning_rate tokens_per_second step epoch control total_flos".split())
 #: How names of other metrics begin.
-PREFIXES = ("eval/", "eval_", "rewards/", "completions/", "es/", "time/", "fleet/", "curriculum/")
+PREFIXES = ("eval/", "eval_", "rewards/", "completions/", "es/", "time/", "fleet/", "curriculum/", "tools/")
 #: Columns of completions/.
-COLUMNS = frozenset("member prompt_index prompt completion tokens truncated reward sample prompt_reward".split())
+COLUMNS = frozenset(
+    "member prompt_index prompt completion tokens truncated reward sample prompt_reward messages".split()
+)
 
 
 def check_metric(name: object, functions: Collection[str]) -> None:

@@ -62,7 +62,7 @@ class Scorer:
         if self._pool is None:
             environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
             self._pool = ProcessPoolExecutor(
-                self._workers, initializer=_serve_the_run, initargs=(os.getpid(),), env=environment
+                self._workers, initializer=serve_the_run, initargs=(os.getpid(),), env=environment
             )
         try:
             future = self._pool.submit(_score, self.functions.pickled, cloudpickle.dumps(batch))
@@ -126,7 +126,7 @@ class Scorer:
         self.close()
 
 
-def _serve_the_run(run: int) -> None:
+def serve_the_run(run: int) -> None:
     """In the worker. Ctrl-C reaches every process of a terminal, and a scheduler's SIGTERM every process of a job; the
     run handles them, and needs its workers until it ends. What reward functions start is none of that.
     """

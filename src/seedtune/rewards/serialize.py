@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 
@@ -55,12 +56,11 @@ def load(pickled: bytes) -> list[Reward]:
 
 def by_value(rewards: Sequence[Reward]) -> list[Reward]:
     """The user's own functions, pickled with the code of their modules, which other nodes may lack; others by name."""
-    return [replace(reward, source=reward.function) if _is_own(reward) else reward for reward in rewards]
+    return [replace(r, source=r.function) if pickle_by_value(r.function) else r for r in rewards]
 
 
-def _is_own(reward: Reward) -> bool:
-    """Whether a function is the user's own: not of an installed package. Its module is then pickled, too."""
-    function = reward.function
+def pickle_by_value(function: Any) -> bool:
+    """Whether a function or a class is the user's own, not of an installed package. Its module is then pickled, too."""
     while inner := getattr(function, "func", None) or getattr(function, "__wrapped__", None):
         function = inner  # of a partial, of a decorated function
     module = sys.modules.get(getattr(function, "__module__", None) or type(function).__module__)

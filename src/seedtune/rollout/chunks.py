@@ -17,6 +17,7 @@ from ..engines.base import Prompt, Sampling, Seed
 from ..es.population import Member
 from ..noise import spec
 from ..rewards.serialize import Functions
+from ..tools.toolset import ToolSet
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Chunk:
 @dataclass(frozen=True)
 class EvalContext:
     """What the chunks of a rollout have in common: prompts, how to decode (unscored samples aside) and `trainer_state`.
-    With `functions` (and their `timeout`, as `Scorer`'s) completions are scored where they are decoded.
+    With `functions` (and their `timeout`, as `Scorer`'s) completions are scored where they are decoded. With `tools`
+    completions are conversations; `keeps_environments`: reward functions want to see them.
     """
 
     batch: PromptBatch
@@ -43,6 +45,10 @@ class EvalContext:
     functions: Functions | None = None
     timeout: float = 0.0
     num_generations: int = 1
+    tools: ToolSet | None = None
+    max_tool_calling_iterations: int | None = None
+    keeps_environments: bool = False
+    tool_timeout: float = 0.0
 
     def prompts(self, rows: Sequence[int]) -> list[Prompt]:
         """The prompts of rows of the rollout."""
@@ -52,7 +58,7 @@ class EvalContext:
 @dataclass(frozen=True)
 class ChunkTask:
     """A chunk as an engine takes it: row n is `prompts[n]` for `members[n]`; it is row `rows[n]` of the rollout, or,
-    behind the last of those, an unscored sample.
+    behind the last of those, an unscored sample. `episode_seeds`: of the environments of its rows.
     """
 
     members: tuple[Member, ...]
@@ -61,6 +67,7 @@ class ChunkTask:
     seed: Seed
     rows: tuple[int, ...] = ()
     context: EvalContext | None = None
+    episode_seeds: tuple[int, ...] = ()
 
     @property
     def reads(self) -> bool:
@@ -102,6 +109,19 @@ def make_chunks(
             low, high, *_ = spec.derived_words(seed, spec.Tag.SAMPLING, iteration, len(chunks))
             chunks.append(Chunk(who, rows, seed=(high << 32 | low) >> 1))
     return chunks
+
+
+def episode_seeds(
+    chunk: Chunk, members: Sequence[Member], batch: PromptBatch, num_generations: int, seed: int, iteration: int
+) -> tuple[int, ...]:
+    """Seeds of the environments of a chunk's rows: of the pair, the prompt and the sample, whatever the chunk, so that
+    the two members of a pair meet the same.
+    """
+    pairs = np.array([members[m].pair for m in chunk.members])
+    prompts = np.array([batch.indices[row // num_generations] for row in chunk.rows])
+    samples = np.array([row % num_generations for row in chunk.rows])
+    seeds_N_G = spec.sample_seeds(seed, iteration, pairs, prompts, num_generations)
+    return tuple(seeds_N_G[np.arange(len(samples)), samples].tolist())
 
 
 def with_samples(

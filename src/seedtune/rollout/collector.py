@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..data.prompts import PromptBatch
-from ..engines.base import Completion
+from ..engines.base import Completion, Prompt
 from ..es.population import Member
 from ..rewards.function import Batch, Scores
 from ..rewards.scorer import Scorer
@@ -129,12 +129,10 @@ class RolloutCollector:
         """As reward functions see them: conversational prompts get conversational completions, as in TRL."""
         numbers = [self._prompt(row) for _, row in scored.places]
         prompts = [self.batch.prompts[n] for n in numbers]
+        both = list(zip(prompts, scored.completions, strict=True))
         return Batch(
-            prompts=[p.content for p in prompts],
-            completions=[
-                [{"role": "assistant", "content": c.text}] if p.conversational else c.text
-                for p, c in zip(prompts, scored.completions, strict=True)
-            ],
+            prompts=[p.content if c.conversation is None else c.conversation.prompt for p, c in both],
+            completions=[_content(p, c) for p, c in both],
             completion_ids=[list(c.ids) for c in scored.completions],
             columns={name: [values[n] for n in numbers] for name, values in self.batch.columns.items()},
             state=self.state,
@@ -152,7 +150,25 @@ class RolloutCollector:
             found["completion_logprobs"] = [list(c.logprobs or ()) for c in scored.completions]
         if "completion_kl_uniform" in asks:
             found["completion_kl_uniform"] = [list(c.kl_uniform or ()) for c in scored.completions]
+        conversations = [c.conversation for c in scored.completions]
+        if "environments" in asks:
+            found["environments"] = [talk and talk.environment for talk in conversations]
+        if "environment_rewards" in asks:
+            found["environment_rewards"] = [talk and {talk.kind: talk.reward} for talk in conversations]
         return found
+
+
+def _content(prompt: Prompt, completion: Completion) -> Any:
+    """As TRL gives it."""
+    if completion.conversation is not None:
+        return [dict(message) for message in completion.conversation.messages]
+    return [{"role": "assistant", "content": completion.text}] if prompt.conversational else completion.text
+
+
+def _stripped(completion: Completion) -> Completion:
+    """Without what only reward functions need."""
+    talk = completion.conversation
+    return replace(completion, logprobs=None, kl_uniform=None, conversation=talk and replace(talk, environment=None))
 
 
 class ChunkScorer:
@@ -183,7 +199,7 @@ class ChunkScorer:
         outputs = []
         for batch, scores in zip(*self._collector.gather(), strict=True):
             numbers = [self._numbers[place] for place in batch.places]
-            completions = [replace(c, logprobs=None, kl_uniform=None) for c in batch.completions]
+            completions = [_stripped(c) for c in batch.completions]
             outputs.append(ChunkOutput(dict(zip(numbers, completions, strict=True)), scores))
         return [*outputs, ChunkOutput(self._unscored)] if self._unscored else outputs
 

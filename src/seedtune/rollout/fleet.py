@@ -60,7 +60,8 @@ class LocalFleet:
 
     def __init__(self, engine: Engine, population: Population, spec: RolloutSpec) -> None:
         self.engine, self.population = engine, population
-        self.rollouts = RolloutRunner(LocalExecutor(engine), spec, mixes_members=engine.mixes_members)
+        self._executor = LocalExecutor(engine, spec)
+        self.rollouts = RolloutRunner(self._executor, spec, mixes_members=engine.mixes_members)
 
     def start(self, batch: PromptBatch) -> None:
         """Nothing to check."""
@@ -87,4 +88,4 @@ class LocalFleet:
         return {}
 
     def close(self) -> None:
-        """Nothing to let go."""
+        self._executor.close()

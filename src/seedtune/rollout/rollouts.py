@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.prompts import PromptBatch
-from ..engines.base import Completion
+from ..engines.base import Completion, Conversation
 from ..errors import RewardError
 from ..es.aggregate import MEAN, Aggregate
 from ..es.population import Member
@@ -151,7 +151,8 @@ class Rollouts:
 
     @property
     def new_tokens(self) -> int:
-        return sum(len(c.ids) for _, _, c in self.answered())
+        """Tokens that the model wrote."""
+        return sum(c.num_written for _, _, c in self.answered())
 
     def tokens(self) -> int:
         """Prompt and completion tokens, as TRL counts `num_tokens`; those of every text that was read."""
@@ -167,10 +168,12 @@ class Rollouts:
         out = dict(zip(("reward", "reward_std"), _mean_and_std(per_member), strict=True))
         for name, rewards in zip(self.names[: len(weights)], self.rewards_F_M_P_G, strict=False):
             out[f"rewards/{name}/mean"], out[f"rewards/{name}/std"] = _mean_and_std(rewards)
-        out["completions/mean_length"] = float(np.mean([len(c.ids) for c in flat]))
+        out["completions/mean_length"] = float(np.mean([c.num_written for c in flat]))
         out["completions/clipped_ratio"] = float(np.mean([c.truncated for c in flat]))
         if self.batch.reads:
             out |= self._likelihood()
+        if talks := [c.conversation for c in flat if c.conversation is not None]:
+            out |= _of_tools(talks)
         for name, rewards in zip(self.names[len(weights) :], self.rewards_F_M_P_G[len(weights) :], strict=True):
             out[name], _ = _mean_and_std(rewards)
         return {**self.logged, **out}
@@ -195,10 +198,11 @@ class Rollouts:
                 **{column: cells[m][row] for column, cells in self.extra.items()},
                 "member": m,
                 "prompt_index": self.batch.indices[p],
-                "prompt": self.batch.prompts[p].content,
+                "prompt": _prompt_of(completion, self.batch.prompts[p].content),
                 "completion": completion.text,
+                **_of_conversation(completion),
                 **({"rejected": given[1].text} if len(given := self.batch.prompts[p].given) > 1 else {}),
-                "tokens": len(completion.ids),
+                "tokens": completion.num_written,
                 "truncated": completion.truncated,
                 "reward": _plain(total_M_P_G[m, p, g]),
                 **of_several(m, p, g),
@@ -207,6 +211,27 @@ class Rollouts:
             for m, row, completion in self.answered()
             for p, g in [divmod(row, self.num_generations)]
         ]
+
+
+def _of_tools(talks: Sequence[Conversation]) -> dict[str, float]:
+    """TRL's: calls per completion, and the share that failed; and of completions, those with a call that could not be
+    read.
+    """
+    calls = sum(talk.calls for talk in talks)
+    return {
+        "tools/call_frequency": calls / len(talks),
+        "tools/failure_frequency": sum(talk.failures for talk in talks) / calls if calls else 0.0,
+        "tools/malformed_frequency": sum(talk.malformed > 0 for talk in talks) / len(talks),
+    }
+
+
+def _prompt_of(completion: Completion, content: Any) -> Any:
+    return content if completion.conversation is None else completion.conversation.prompt
+
+
+def _of_conversation(completion: Completion) -> dict[str, Any]:
+    """All that was said behind the prompt."""
+    return {} if completion.conversation is None else {"messages": list(completion.conversation.messages)}
 
 
 def per_prompt(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -16,8 +16,11 @@ from ..es.aggregate import MEAN, Aggregate
 from ..es.population import CENTER, Member, assign_prompts
 from ..rewards.function import Reward
 from ..rewards.scorer import Scorer
-from .chunks import Chunk, ChunkTask, EvalContext, make_chunks, with_samples
+from ..tools.pool import ToolPool
+from ..tools.toolset import ToolSet
+from .chunks import Chunk, ChunkTask, EvalContext, episode_seeds, make_chunks, with_samples
 from .collector import ChunkOutput, RolloutCollector
+from .conversations import generate
 from .reading import read
 from .rollouts import Clock, Rollouts
 
@@ -33,7 +36,8 @@ MayDrop = Callable[[set[int]], bool]
 class RolloutSpec:
     """How to decode, how many rows a chunk has at most (but the samples of a member for a prompt stay together), the
     run's seed, how many prompts a member answers (None: all of the batch), what reward functions are called with (see
-    `RolloutCollector`), how many samples of each prompt a member draws, and how their rewards become one.
+    `RolloutCollector`), how many samples of each prompt a member draws, and how their rewards become one. With `tools`,
+    completions are conversations.
     """
 
     sampling: Sampling
@@ -43,6 +47,10 @@ class RolloutSpec:
     reward_batch: str = "any"
     num_generations: int = 1
     aggregate: Aggregate = MEAN
+    tools: ToolSet | None = None
+    max_tool_calling_iterations: int | None = None
+    tool_timeout: float = 30.0
+    reward_workers: int | None = None
 
 
 class Interrupted(Exception):
@@ -93,9 +101,17 @@ class ChunkExecutor(Protocol):
 class LocalExecutor:
     """Decodes, or reads, one chunk after another on an engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, spec: RolloutSpec | None = None) -> None:
         self.generator: Generator = engine
         self.reader: TextScorer = engine
+        self.pool = None
+        if spec is not None and spec.tools is not None:
+            self.pool = ToolPool(spec.tools, workers=spec.reward_workers, timeout=spec.tool_timeout)
+
+    def close(self) -> None:
+        """End the processes that run tools; they start again when they are needed."""
+        if self.pool:
+            self.pool.close()
 
     def execute(self, job: RolloutJob) -> set[int]:
         for number, task in enumerate(job.tasks):
@@ -109,7 +125,7 @@ class LocalExecutor:
                 if task.reads:
                     read(self.reader, task, job.rewards(), partial(job.on_output, number))
                 else:
-                    self.generator.generate(task.prompts, task.sampling, task.seed, on_completions)
+                    generate(self.generator, task, self.pool, on_completions)
                 job.on_chunk()
         with job.clock.measure("perturb"):
             self.generator.restore()
@@ -157,8 +173,17 @@ class RolloutRunner:
         sampling = dataclasses.replace(
             self.spec.sampling, logprobs="completion_logprobs" in asks, kl_uniform="completion_kl_uniform" in asks
         )
-        context = EvalContext(batch, sampling, state, functions, scorer.timeout, self.spec.num_generations)
+        context = EvalContext(
+            batch, sampling, state, functions, scorer.timeout, self.spec.num_generations, self.spec.tools,
+            self.spec.max_tool_calling_iterations, "environments" in asks, self.spec.tool_timeout,
+        )  # fmt: skip
         tasks = [_task(chunk, members, context, unscored if chunk is plan[-1] else None) for chunk in plan]
+        if self.spec.tools is not None:
+            about = members, batch, self.spec.num_generations, self.spec.seed, iteration
+            tasks = [
+                dataclasses.replace(task, episode_seeds=episode_seeds(chunk, *about))
+                for chunk, task in zip(plan, tasks, strict=True)
+            ]
 
         def on_output(number: int, output: ChunkOutput) -> None:
             if self.should_stop():
@@ -167,7 +192,7 @@ class RolloutRunner:
             if unscored and chunk is plan[-1]:
                 output = ChunkOutput(unscored.take(output.rows, len(chunk.rows)), output.scores)
             collector.ended(number, chunk, output)
-            on_rows(collector.done, collector.count, sum(len(c.ids) for c in output.rows.values()))
+            on_rows(collector.done, collector.count, sum(c.num_written for c in output.rows.values()))
 
         def missing(dropped: set[int]) -> set[int]:
             return {m for n in dropped for m in plan[n].members}

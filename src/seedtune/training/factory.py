@@ -27,9 +27,11 @@ from ..evaluation.evaluate import EvalSpec
 from ..perturb.bitsandbytes_layers import dequantize_model
 from ..perturb.perturbation import INFERENCE_ONLY, PerturbationSpec
 from ..perturb.selection import check_scope
-from ..rewards.function import Reward
+from ..rewards.environment import EnvironmentReward
+from ..rewards.function import Reward, RewardFuncs, with_more
 from ..rollout.fleet import Fleet, LocalFleet
 from ..rollout.runner import RolloutSpec
+from ..tools.toolset import ToolSet
 from ..utils.paths import AnyPath
 
 log = logging.getLogger(__name__)
@@ -57,14 +59,15 @@ def sampling(args: ESConfig, rows_at_once: int | None) -> Sampling:
     return _spec(Sampling, args, rows_at_once=rows_at_once)
 
 
-def rollout_spec(args: ESConfig, prompts_per_member: int | None = None) -> RolloutSpec:
-    """How members complete prompts; `prompts_per_member`: all, unless it is given."""
+def rollout_spec(args: ESConfig, prompts_per_member: int | None = None, tools: ToolSet | None = None) -> RolloutSpec:
+    """How members complete prompts; `prompts_per_member`: all, unless it is given; `tools`: what they may call."""
     return _spec(
         RolloutSpec,
         args,
         sampling=sampling(args, args.generation_batch_size),
         chunk_size=args.chunk_size or 1,
         prompts_per_member=prompts_per_member,
+        tools=tools,
         aggregate=Aggregate(args.aggregate, args.aggregate_k or 1),
     )
 
@@ -199,11 +202,15 @@ def stack(below: HFEngine, args: ESConfig) -> HFEngine:
 
 
 def fleet(
-    own: Engine, model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, args: ESConfig
+    own: Engine,
+    model: str | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    args: ESConfig,
+    tools: ToolSet | None = None,
 ) -> Fleet:
     """Who decodes: `own` itself, or replicas on a Ray cluster. Raises ConfigError, FleetError."""
     population = Population(args.population_size, args.antithetic)
-    spec = rollout_spec(args, args.prompts_per_member)
+    spec = rollout_spec(args, args.prompts_per_member, tools)
     if args.fleet == "local":
         unused = [n for n in ("address", "share_model", "drop_stragglers") if getattr(args, n)]
         if unused or args.replicas > 1:
@@ -238,12 +245,39 @@ def fleet(
     )
 
 
-def check_reading(args: ESConfig, *, reads: bool) -> None:
+def tools_and_rewards(
+    tools: Any, environment_factory: Any, reward_funcs: RewardFuncs | None, args: ESConfig
+) -> tuple[ToolSet | None, RewardFuncs | None]:
+    """What the model may call (None: nothing), and the reward functions, with those of environments that give rewards.
+    Raises ConfigError.
+    """
+    found = _tool_set(tools, environment_factory, args)
+    of_environments = [EnvironmentReward(kind) for kind in found.rewarding] if found else []
+    return found, with_more(reward_funcs, of_environments)
+
+
+def _tool_set(tools: Any, environment_factory: Any, args: ESConfig) -> ToolSet | None:
+    found = ToolSet.of(tools, environment_factory, in_process=args.reward_workers == 0, by_value=args.fleet == "ray")
+    if found is None:
+        unused = [
+            n for n in ("max_tool_calling_iterations", "tool_timeout") if getattr(args, n) != getattr(ESConfig, n)
+        ]
+        if unused:
+            log.warning("%s: ignored: only applies with tools or environment_factory.", ", ".join(unused))
+        return None
+    if args.fleet == "ray" and args.reward_workers == 0:
+        raise ConfigError("with fleet: ray, tools run beside the replicas, in processes: leave reward_workers: 0 out.")
+    return found
+
+
+def check_reading(args: ESConfig, *, reads: bool, tools: ToolSet | None = None) -> None:
     """Where rewards are computed from given texts (`reads`): raises ConfigError for settings that only decoding has and
     that would mean something else, and says which do nothing.
     """
     if not reads:
         return
+    if tools is not None:
+        raise ConfigError("tools are called between turns that are decoded, and this reward reads given completions.")
     if args.engine == "vllm":
         raise ConfigError(READS_NO_TEXTS)
     if args.reward_batch != "any":

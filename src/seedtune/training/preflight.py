@@ -24,6 +24,7 @@ from ..es.step_size import D0
 from ..evaluation.evaluate import noop
 from ..rewards.scorer import Scorer
 from ..rollout.runner import LocalExecutor, OnRows, RolloutRunner
+from ..tools.toolset import ToolSet
 from . import factory
 from .calibration import Calibration, calibrate
 
@@ -87,6 +88,7 @@ def preflight(
     scorer: Scorer,
     reward_weights: Sequence[float],
     on_rows: OnRows = noop,
+    tools: ToolSet | None = None,
 ) -> Preflight:
     """Decode and score pairs on the prompts of `batch`, and the center on the same. Raises ConfigError, RewardError."""
     began = time.perf_counter()
@@ -95,13 +97,16 @@ def preflight(
         calibration = calibrate(engine, batch.prompts, args.max_completion_length)
         engine.set_sigma(calibration.sigma)
     sigma = calibration.sigma if calibration else args.fixed_sigma
-    runner = RolloutRunner(LocalExecutor(engine), factory.rollout_spec(args), mixes_members=engine.mixes_members)
+    spec = factory.rollout_spec(args, tools=tools)
+    executor = LocalExecutor(engine, spec)
+    runner = RolloutRunner(executor, spec, mixes_members=engine.mixes_members)
     state = {"global_step": 0, "max_steps": args.max_steps}
     members = Population(2 * PAIRS, antithetic=True).ask(0)
     decoding = time.perf_counter()
     rewards_M_P = runner.run(members, batch, scorer, 0, state, on_rows).total_M_P(reward_weights)
     each = (time.perf_counter() - decoding) / rewards_M_P.size
     center_P = runner.run([CENTER], batch, scorer, 0, state, on_rows).total_M_P(reward_weights)[0]
+    executor.close()
     found = judge(rewards_M_P, center_P, sigma, each, time.perf_counter() - began)
     return dataclasses.replace(found, completions=found.completions * args.num_generations)
 

@@ -42,7 +42,7 @@ def data_and_rewards(args: RunConfig) -> dict[str, Any]:
             f"there is nothing to train on: set task ({', '.join(TASKS)}), or dataset_name and reward_funcs."
         )
     rewards: Any = args.reward_funcs or (list(task.rewards) if task else None)
-    if not rewards:
+    if not rewards and args.environment_factory is None:
         raise ConfigError("reward_funcs is missing: give a built-in name, package.module.function or file.py:function.")
     gold_metrics: Any = args.eval_funcs or (list(task.gold_metrics) if task else None)
     test: base.Rows | None
@@ -63,6 +63,8 @@ def data_and_rewards(args: RunConfig) -> dict[str, Any]:
         "eval_dataset": first(test, args.max_eval_samples) if test is not None else None,
         "reward_funcs": rewards,
         "eval_funcs": gold_metrics,
+        "tools": args.tools,
+        "environment_factory": args.environment_factory,
     }
 
 

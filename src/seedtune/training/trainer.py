@@ -119,19 +119,24 @@ class ESTrainer:
         *,
         eval_funcs: RewardFuncs | None = None,
         progress: Progress | None = None,
+        tools: Sequence[Any] | None = None,
+        environment_factory: Any = None,
     ) -> None:
         args = args or ESConfig()
         if not isinstance(args, ESConfig):
             raise ConfigError(explain_arguments(ESConfig, args))
         check_alone(args.fleet)
+        if train_dataset is None and environment_factory is not None:
+            train_dataset = dataset.episodes(args.prompts_per_step)
         if train_dataset is None:
             raise DataError("train_dataset is missing: give a datasets.Dataset or a list of dicts with a 'prompt'.")
+        self.tools, reward_funcs = factory.tools_and_rewards(tools, environment_factory, reward_funcs, args)
         self.rewards = reward_functions(reward_funcs, args.reward_args)
         self.gold_metrics = eval_functions(eval_funcs, self.rewards, args.reward_args)
         texts = columns_read([*self.rewards, *self.gold_metrics])
-        factory.check_reading(args, reads=bool(texts))
+        factory.check_reading(args, reads=bool(texts), tools=self.tools)
         how_many = (args.prompts_per_step, args.prompts_per_member, args.num_units)
-        self.prompts = Prompts(train_dataset, eval_dataset, *how_many, texts)
+        self.prompts = Prompts(train_dataset, eval_dataset, *how_many, texts, self.tools)
         if args.learning_rate == "auto" and len(self.prompts.train) < 2:
             raise ConfigError(
                 "learning_rate: auto measures how reliable rewards are by comparing prompts, and the dataset has one: "
@@ -168,7 +173,7 @@ class ESTrainer:
         self.args = dataclasses.replace(args, learning_rate=rate, generation_batch_size=rows, chunk_size=chunk)
         self._left_open = [name for name in _CHOSEN if getattr(args, name) is None]
         self.population = Population(args.population_size, args.antithetic)
-        self.fleet = factory.fleet(self.engine, model, tokenizer, self.args)
+        self.fleet = factory.fleet(self.engine, model, tokenizer, self.args, self.tools)
         self._scorer(evaluation=True).close()  # raises now for functions that cannot be sent to other processes
         self.run = Run(self.args, self.engine, self.fleet, [r.name for r in self.rewards], self.prompts.digest())
         self._follows_sigma = False
@@ -555,7 +560,9 @@ class ESTrainer:
         if self.curriculum:
             batch = self.prompts.at(self.curriculum.draw(PROMPTS))
         with self._scorer(evaluation=False) as scorer:
-            return preflight(self.engine, self.args, batch, scorer, self.schedule.weights, self.progress.rows)
+            return preflight(
+                self.engine, self.args, batch, scorer, self.schedule.weights, self.progress.rows, self.tools
+            )
 
     def evaluate(self) -> dict[str, float]:
         """Rewards of the center on `eval_dataset`, or on the first training prompts when there is none."""

@@ -7,6 +7,8 @@ their slots. What differs:
 * Prefix sharing is per member: the tokens that all its prompts begin with (a system prompt, solved examples) are
   prefilled once and copied to its rows.
 * Rows are of different members. `select_rows` says which rows of the chunk a forward pass holds.
+* Rows of conversations leave the batch while their tools run, with their keys and values, and come back a fixed number
+  of steps later (or when no other row is left): what has come by then is not asked for, it is waited for.
 * The schedule depends on the chunk alone, never on time or on what ran before, and so do the bits of the completions.
 
 transformers runs the model; the sampler (`sampler`) chooses the next tokens.
@@ -22,7 +24,7 @@ from transformers import PreTrainedModel
 
 from ...errors import NotFiniteError
 from ...utils.arguments import accepted
-from ..base import Sampling, Seed
+from ..base import Sampling, Seed, Turns
 from ..stop_strings import StopStrings
 from .attention import IMPLEMENTATION
 from .kv_cache import KVCache
@@ -36,7 +38,7 @@ SelectRows = Callable[[torch.Tensor], None]
 @dataclass(frozen=True)
 class FinishedRow:
     """The tokens of a completion with the stop token, if there is one, and their log-probabilities and KL from uniform,
-    if asked for; whether a stop string ended it.
+    if asked for; whether a stop string ended it; where its last turn begins.
     """
 
     row: int
@@ -44,12 +46,24 @@ class FinishedRow:
     logprobs: list[float] | None
     stopped: bool = False
     kl_uniform: list[float] | None = None
+    begin: int = 0
 
 
 OnFinished = Callable[[list[FinishedRow]], None]
 
+
+@dataclass(frozen=True)
+class _Away:
+    """A row whose tools run, until the batch has made so many steps."""
+
+    row: FinishedRow
+    until: int
+
+
 #: Columns of the KV cache for decode steps to come; when they are used up, it is compacted.
 _SPARE_COLUMNS = 16
+#: Decode steps of the others while a row's tools run. Never the time that these take: completions would depend on it.
+_STEPS_AWAY = 8
 
 
 class Decoder:
@@ -96,18 +110,21 @@ class Decoder:
         rows_at_once: int,
         select_rows: SelectRows,
         on_finished: OnFinished,
+        turns: Turns | None = None,
     ) -> None:
         """Decode one chunk: row n completes `prompts[n]` as member `members[n]` (any value that identifies it), in
-        `rows_at_once` batch slots. `on_finished` gets finished rows, some at a time.
+        `rows_at_once` batch slots. `on_finished` gets finished rows, some at a time; with `turns`, all turns of them.
         """
         with torch.inference_mode():
-            batch = _Batch(self, prompts, members, sampling, seed, min(rows_at_once, len(prompts)), select_rows)
+            batch = _Batch(self, prompts, members, sampling, seed, min(rows_at_once, len(prompts)), select_rows, turns)
             batch.share_prefixes()
-            while batch.num_active or batch.waiting:
+            while batch.num_active or batch.waiting or batch.away:
+                finished = batch.return_rows()
                 batch.admit()
-                for _ in range(self.check_every):
+                for _ in range(self.check_every if batch.num_active else 0):
                     batch.step()
-                if finished := batch.release():
+                finished += batch.release()
+                if finished:
                     on_finished(finished)
 
     def cache(self, num_slots: int, max_columns: int) -> KVCache:
@@ -164,8 +181,13 @@ class _Batch:
         seed: Seed,
         num_slots: int,
         select_rows: SelectRows,
+        turns: Turns | None = None,
     ) -> None:
-        self.decoder, self.prompts, self.members, self.select_rows = decoder, prompts, members, select_rows
+        self.decoder, self.prompts, self.members, self.select_rows = decoder, list(prompts), members, select_rows
+        self.turns, self.steps = turns, 0
+        self.away: dict[int, _Away] = {}
+        self.parked: dict[int, list[torch.Tensor]] = {}  # keys and values of rows that come back
+        self.lengths = [0] * len(prompts)  # of what stands behind the prompts, where rows are admitted
         self.waiting = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
         self.num_slots, self.num_active = num_slots, 0
         longest, self.max_new_tokens = len(prompts[self.waiting[0]]), sampling.max_completion_length
@@ -231,6 +253,9 @@ class _Batch:
         free = self.num_slots - self.num_active
         if not self.waiting or (self.num_active and free < min(len(self.waiting), max(1, self.num_slots // 8))):
             return
+        if len(self.prompts[self.waiting[0]]) > self.end:  # it was in the batch before, and has grown
+            self.first = self.first if self.num_active else self.end
+            self._compact()
         own = {n: max(1, len(self.prompts[n]) - self.prefix_lengths[n]) for n in self.waiting[:free]}
         admitted, self.waiting = sorted(own, key=lambda n: (-own[n], n)), self.waiting[free:]
         while admitted:
@@ -249,7 +274,7 @@ class _Batch:
         self._copy_prefixes(admitted, width)
         self.rows[slots] = torch.tensor(admitted, device=device)
         self.starts[slots] = self.end - lengths.to(device)
-        self.num_generated[slots] = 0
+        self.num_generated[slots] = torch.tensor([self.lengths[n] for n in admitted], device=device)
         self.finished[slots] = False
         ids = self._padded([p[-width:] for p in prompts], width)
         self.select_rows(self.rows[slots])
@@ -264,7 +289,9 @@ class _Batch:
         alike: dict[tuple[int, int], list[int]] = {}
         for place, n in enumerate(admitted):
             length = len(self.prompts[n])
-            if length > width:
+            if n in self.parked:
+                self.cache.put(self.num_active + place, self.parked.pop(n), max(length - width, 0), self.end - length)
+            elif length > width:
                 alike.setdefault((length, self.prefix_lengths[n]), []).append(place)
         for (length, of_prefix), places in alike.items():
             sources = torch.tensor([self.prefix_slots[admitted[place]] for place in places])
@@ -282,6 +309,7 @@ class _Batch:
         ids, starts = self.last_tokens[slots, None], self.starts[slots]
         logits = self.decoder.forward(self.cache, ids, starts, slots, 0, self.end, self.cache.columns)
         self.end += 1
+        self.steps += 1
         self._sample(slots, logits)
 
     def _sample(self, slots: slice, logits: torch.Tensor) -> None:
@@ -344,7 +372,7 @@ class _Batch:
         if not any(finished):
             return []
         freed = [n for n in range(self.num_active) if finished[n]]
-        out = self._completions(freed)
+        out = [row for slot, row in zip(freed, self._completions(freed), strict=True) if not self._leaves(slot, row)]
         left = self.num_active - len(freed)
         targets = torch.tensor([n for n in freed if n < left], dtype=torch.long)
         sources = torch.tensor([n for n in range(left, self.num_active) if not finished[n]], dtype=torch.long)
@@ -358,6 +386,49 @@ class _Batch:
             self.select_rows(self.rows[:left])
         return out
 
+    # --- conversations ------------------------------------------------------------------------------------------------
+
+    def _leaves(self, slot: int, row: FinishedRow) -> bool:
+        """Whether a row whose turn has ended will come back; its keys and values are kept for that."""
+        if self.turns is None or not self.turns.ended(row.row, row.ids, stopped=row.stopped):
+            return False
+        start = int(self.starts[slot])
+        cached = len(self.prompts[row.row]) - self.lengths[row.row] + len(row.ids) - 1  # all but the last token
+        self.parked[row.row] = self.cache.take(slot, start, start + cached)
+        self.prefix_lengths[row.row] = cached
+        self.away[row.row] = _Away(row, self.steps + _STEPS_AWAY)
+        return True
+
+    def return_rows(self) -> list[FinishedRow]:
+        """Rows whose time has come, or all of them when nothing else is left to do, wait for their next turn; returns
+        those that have none.
+        """
+        idle = not self.num_active and not self.waiting
+        due = [away for away in self.away.values() if idle or away.until <= self.steps]
+        return [row for away in due if (row := self._return(away.row)) is not None]
+
+    def _return(self, row: FinishedRow) -> FinishedRow | None:
+        assert self.turns is not None
+        n, known = row.row, len(row.ids)
+        del self.away[n]
+        if (more := self.turns.resume(n)) is None:
+            del self.parked[n]
+            return row
+        prompt = self.prompts[n][: len(self.prompts[n]) - self.lengths[n]]
+        self.prompts[n], self.lengths[n] = [*prompt, *row.ids, *more], known + len(more)
+        added = torch.tensor(list(more), dtype=torch.long, device=self.decoder.device)
+        self.output_ids[n, known : known + len(more)] = added
+        if self.contexts is not None:
+            self.contexts[n, known : known + len(more)] = added
+        if (strings := self.decoder.stop_strings) is not None:
+            self.tails[n] = torch.tensor(strings.tail(self.prompts[n], ()), dtype=torch.long, device=self.tails.device)
+            self.stopped[n] = False
+        for measured in (self.logprobs, self.kl_uniform):
+            if measured is not None:
+                measured[n, known : known + len(more)] = 0.0
+        self.waiting = sorted([*self.waiting, n], key=lambda n: (-len(self.prompts[n]), n))
+        return None
+
     def _completions(self, slots: list[int]) -> list[FinishedRow]:
         rows, lengths = self.rows[slots].tolist(), self.num_generated[slots].tolist()
         ids = self.output_ids[rows].tolist()
@@ -367,7 +438,7 @@ class _Batch:
         )
         stopped = self.stopped[rows].tolist()
         return [
-            FinishedRow(row, i[:length], p and p[:length], stop, kl and kl[:length])
+            FinishedRow(row, i[:length], p and p[:length], stop, kl and kl[:length], self.lengths[row])
             for row, length, i, p, stop, kl in zip(rows, lengths, ids, logprobs, stopped, kl_uniform, strict=True)
         ]
 

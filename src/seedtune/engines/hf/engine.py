@@ -32,7 +32,8 @@ from ...perturb.master import model_digest
 from ...perturb.perturbation import DTYPES, INFERENCE_ONLY, PerturbationSpec
 from ...perturb.selection import select
 from .. import loading
-from ..base import Completion, OnCompletions, Prompt, Sampling, Seed, TextOutputs
+from ..base import Completion, OnCompletions, Prompt, Sampling, Seed, TextOutputs, Tools, Turns
+from ..rounds import generate_in_rounds
 from ..specs import ModelSpec, RuntimeSpec
 from ..tokenization import Texts, of_texts
 from . import reference
@@ -177,8 +178,10 @@ class HFEngine:
 
     # --- prompts ------------------------------------------------------------------------------------------------------
 
-    def encode(self, prompts: Sequence[Any], max_completion_length: int, *, truncate: bool = False) -> list[Prompt]:
-        return self.texts.encode(prompts, max_completion_length, truncate=truncate)
+    def encode(
+        self, prompts: Sequence[Any], max_completion_length: int, *, truncate: bool = False, tools: Tools = None
+    ) -> list[Prompt]:
+        return self.texts.encode(prompts, max_completion_length, truncate=truncate, tools=tools)
 
     def rows_that_fit(self, tokens: int) -> int:
         config = self.model.config.get_text_config()
@@ -305,29 +308,47 @@ class HFEngine:
     # --- completions --------------------------------------------------------------------------------------------------
 
     def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: Seed, on_completions: OnCompletions | None = None
+    ) -> list[Completion]:
+        completions: dict[int, Completion] = {}
+        self._decode(prompts, sampling, seed, [completions.update, *([on_completions] if on_completions else [])])
+        return [completions[n] for n in range(len(prompts))]
+
+    def converse(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: Seed, on_completions: OnCompletions, turns: Turns
+    ) -> None:
+        if self.decoder is None:
+            members = self._members or [CENTER] * len(prompts)
+            generate_in_rounds(self, members, prompts, sampling, seed, on_completions, turns)
+        else:
+            self._decode(prompts, sampling, seed, [on_completions], turns)
+
+    def _decode(
         self,
         prompts: Sequence[Prompt],
         sampling: Sampling,
         seed: Seed,
-        on_completions: OnCompletions | None = None,
-    ) -> list[Completion]:
-        completions: dict[int, Completion] = {}
+        listeners: Sequence[OnCompletions],
+        turns: Turns | None = None,
+    ) -> None:
+        """Finished rows are told to all `listeners`; `turns` are for the decode loop."""
 
         def collect(written: Sequence[FinishedRow]) -> None:
             ended = {
-                w.row: self.texts.completion(w.ids, w.logprobs, stopped=w.stopped, kl_uniform=w.kl_uniform)
+                w.row: self.texts.completion(
+                    w.ids, w.logprobs, stopped=w.stopped, kl_uniform=w.kl_uniform, begin=w.begin
+                )
                 for w in written
             }
-            completions.update(ended)
-            if on_completions:
-                on_completions(ended)
+            for listener in listeners:
+                listener(ended)
 
         ids = [p.ids for p in prompts]
         members = self._members or [CENTER] * len(ids)
         rows_at_once = sampling.rows_at_once or len(ids)
         try:
             if self.decoder:
-                self.decoder.decode(ids, members, sampling, seed, rows_at_once, self.center.select_rows, collect)
+                self.decoder.decode(ids, members, sampling, seed, rows_at_once, self.center.select_rows, collect, turns)
             elif sampling.logprobs or sampling.kl_uniform:
                 raise ModelError("log-probabilities need a model that caches keys and values; this one does not.")
             else:
@@ -346,7 +367,6 @@ class HFEngine:
                 f"out of GPU memory with {min(rows_at_once, len(ids))} rows of up to "
                 f"{max(map(len, ids)) + sampling.max_completion_length} tokens: set generation_batch_size lower."
             ) from e
-        return [completions[n] for n in range(len(ids))]
 
     def _finished(self, row: int, prompt: Sequence[int], new: list[int]) -> FinishedRow:
         """A row of transformers' own `generate`, without what stands behind a stop string."""

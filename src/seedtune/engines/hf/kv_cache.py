@@ -61,6 +61,15 @@ class KVCache(Cache):
         for mine, theirs in zip(self._buffers(like=other), other._buffers(), strict=True):
             mine[targets, :, to:end] = theirs[sources, :, columns]
 
+    def take(self, slot: int, first: int, end: int) -> list[torch.Tensor]:
+        """A copy of what these columns of a slot hold, for `put`."""
+        return [buffer[slot, :, first:end].clone() for buffer in self._buffers()]
+
+    def put(self, slot: int, taken: list[torch.Tensor], columns: int, to: int) -> None:
+        """Write the first `columns` columns of what was taken to a slot, from column `to` on."""
+        for buffer, values in zip(self._buffers(), taken, strict=True):
+            buffer[slot, :, to : to + columns] = values[:, :columns]
+
     def _buffers(self, like: KVCache | None = None) -> list[torch.Tensor]:
         for n, layer in enumerate(self._layers):
             if like is not None and not layer.is_initialized:

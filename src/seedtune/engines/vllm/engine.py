@@ -25,8 +25,9 @@ from ...perturb.perturbation import DTYPES, PerturbationSpec
 from ...perturb.selection import Selection, select
 from ...perturb.shard import Shard, join
 from .. import loading
-from ..base import READS_NO_TEXTS, Completion, OnCompletions, Prompt, Sampling, Seed, TextOutputs
+from ..base import READS_NO_TEXTS, Completion, OnCompletions, Prompt, Sampling, Seed, TextOutputs, Tools, Turns
 from ..hf.engine import MOST_ROWS, HFEngine
+from ..rounds import generate_in_rounds
 from ..specs import ModelSpec, RuntimeSpec
 from ..tokenization import Texts, context_length, of_texts
 from .startup import check_version, hide_numba, installed, on_cpu, start
@@ -109,8 +110,10 @@ class VLLMEngine:
 
     # --- prompts and completions --------------------------------------------------------------------------------------
 
-    def encode(self, prompts: Sequence[Any], max_completion_length: int, *, truncate: bool = False) -> list[Prompt]:
-        return self.texts.encode(prompts, max_completion_length, truncate=truncate)
+    def encode(
+        self, prompts: Sequence[Any], max_completion_length: int, *, truncate: bool = False, tools: Tools = None
+    ) -> list[Prompt]:
+        return self.texts.encode(prompts, max_completion_length, truncate=truncate, tools=tools)
 
     def rows_that_fit(self, tokens: int) -> int:
         """vLLM itself lets rows wait that do not fit."""
@@ -126,6 +129,13 @@ class VLLMEngine:
     def restore(self) -> None:
         self._members = []
         self._call("restore")
+
+    def converse(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: Seed, on_completions: OnCompletions, turns: Turns
+    ) -> None:
+        """In rounds: what was said before is in vLLM's own prefix cache."""
+        members = self._members or [CENTER] * len(prompts)
+        generate_in_rounds(self, members, prompts, sampling, seed, on_completions, turns)
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, seed: Seed, on_completions: OnCompletions | None = None

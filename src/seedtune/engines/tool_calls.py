@@ -1,0 +1,213 @@
+"""Tool calls in what a model writes: the chat template says how it writes them, so the format is learned from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import DataError
+from .messages import ChatTemplate
+
+#: JSON schemas of the tools that a prompt names, as chat templates take them.
+Schemas = Sequence[Mapping[str, Any]]
+
+#: Stand where a template writes a call's name, an argument's name, its value, and what a tool returned.
+_NAME, _ARGUMENT, _VALUE, _RESULT = "seedtune_tool", "seedtune_argument", "seedtune_value", "seedtune_result"
+_CALL = {"type": "function", "id": "seedtune0", "function": {"name": _NAME, "arguments": {_ARGUMENT: _VALUE}}}
+_DUMMY = [{"role": "user", "content": "question"}]
+_ASKS = [*_DUMMY, {"role": "assistant", "content": "", "tool_calls": [_CALL]}]
+_ANSWERED = [*_ASKS, {"role": "tool", "name": _NAME, "content": _RESULT, "tool_call_id": "seedtune0"}]
+_SCHEMA = {
+    "type": "function",
+    "function": {
+        "name": _NAME,
+        "description": "",
+        "parameters": {"type": "object", "properties": {_ARGUMENT: {"type": "string"}}},
+    },
+}
+#: How ChatML begins a turn: templates of that format without tools can be given ours.
+_CHATML = "<|im_start|>assistant\n"
+
+
+class MalformedCall(ValueError):
+    """A call begins and cannot be read."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the model said in one turn, as a message of the conversation; whether a call in it could not be read."""
+
+    message: dict[str, Any]
+    malformed: bool = False
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """Name and arguments of each call."""
+        return [call["function"] for call in self.message.get("tool_calls", ())]
+
+
+@dataclass(frozen=True)
+class ToolCallFormat:
+    """How calls are written: JSON between `begin` and `end` (either may be empty), with the call's name and arguments
+    under these keys; `listed`: as a list of calls.
+    """
+
+    begin: str
+    end: str
+    name_key: str
+    arguments_key: str
+    listed: bool = False
+
+    def parse(self, text: str) -> tuple[str, list[dict[str, Any]]]:
+        """What stands before the calls, and the calls. Raises MalformedCall."""
+        if self.begin:
+            content, *pieces = text.split(self.begin)
+        else:
+            content, pieces = ("", [text]) if text.lstrip().startswith("[" if self.listed else "{") else (text, [])
+        calls = [call for piece in pieces for call in self._read(piece)]
+        return content.strip() if calls else text, calls
+
+    def _read(self, piece: str) -> list[dict[str, Any]]:
+        try:
+            found, _ = json.JSONDecoder().raw_decode(piece.lstrip())
+        except (ValueError, RecursionError) as e:
+            raise MalformedCall(str(e)) from None
+        found = found if isinstance(found, list) else [found]
+        return [self._call(each) for each in found]
+
+    def _call(self, found: Any) -> dict[str, Any]:
+        """As messages have it."""
+        if not isinstance(found, Mapping) or not isinstance(name := found.get(self.name_key), str):
+            raise MalformedCall("a call names no tool")
+        arguments = found.get(self.arguments_key, {})
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments)
+            except (ValueError, RecursionError) as e:
+                raise MalformedCall(str(e)) from None
+        if not isinstance(arguments, Mapping):
+            raise MalformedCall("the arguments are no mapping")
+        return {"type": "function", "function": {"name": name, "arguments": dict(arguments)}}
+
+
+class ToolTurns:
+    """Turns of a conversation with tools, between messages and tokens.
+
+    Calls are parsed by the tokenizer's own `response_template` where it has one (transformers' `parse_response`), else
+    in the format that the chat template writes calls in. A ChatML template without tools is replaced by one of ours
+    (`is_ours`). Raises DataError for a template that knows no tools, or that writes calls in a way that cannot be read.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, stops: set[int]) -> None:
+        self.tokenizer, self.stops, self.is_ours = tokenizer, stops, False
+        self.template = template
+        if not self._supported() and self._writes_chatml():
+            ours = resources.files(__package__).joinpath("chatml_tools.jinja").read_text()
+            self.template, self.is_ours = template.replaced(ours), True
+        if not self._supported():
+            raise DataError(
+                "the chat template of this model knows no tools: it must render a conversation with tool_calls and a "
+                "tool's result. Use a model that was trained to call tools (Qwen2.5-Instruct, Qwen3, Llama 3.1), or "
+                "give its tokenizer a template that does (tokenizer.chat_template)."
+            )
+        self._parses_itself = getattr(tokenizer, "response_template", None) is not None
+        self._format = None if self._parses_itself else self._learn()
+        self._suffix_of(_ASKS, _ANSWERED, [_SCHEMA])  # raises now for a template that rewrites earlier turns
+
+    def _supported(self) -> bool:
+        try:
+            asks, answered = (self.template.render(c, tools=[_SCHEMA]) for c in (_DUMMY, _ANSWERED))
+        except DataError:
+            return False
+        return asks.count(_NAME) > 0 and _VALUE in answered and _RESULT in answered
+
+    def _writes_chatml(self) -> bool:
+        try:
+            return self.template.render(_DUMMY).endswith(_CHATML)
+        except DataError:
+            return False
+
+    def _learn(self) -> ToolCallFormat:
+        """The format of the call that the template writes."""
+        said = self.template.render_whole([*_DUMMY, {"role": "assistant", "content": "x"}])
+        text = self.template.render_whole(_ASKS, tools=None)
+        first = next((n for n, (a, b) in enumerate(zip(text, said, strict=False)) if a != b), 0)
+        decoder = json.JSONDecoder()
+        for start in (n for n in range(first, len(text)) if text[n] in "[{"):
+            try:
+                found, length = decoder.raw_decode(text[start:])
+            except ValueError:
+                continue
+            call = found[0] if isinstance(found, list) and found else found
+            if isinstance(call, dict) and _NAME in call.values():
+                return ToolCallFormat(
+                    begin=text[first:start].strip(),
+                    end=self._without_stop(text[start + length :]),
+                    name_key=next(key for key, value in call.items() if value == _NAME),
+                    arguments_key=next((key for key, value in call.items() if _VALUE in str(value)), "arguments"),
+                    listed=isinstance(found, list),
+                )
+        raise DataError(
+            "the chat template writes tool calls in a format of its own (not as JSON), and its tokenizer does not say "
+            "how to read it: set tokenizer.response_template (transformers' documentation, response parsing)."
+        )
+
+    def _without_stop(self, text: str) -> str:
+        ends = [text.find(str(stop)) for stop in self.tokenizer.convert_ids_to_tokens(sorted(self.stops))]
+        return text[: min((n for n in ends if n >= 0), default=len(text))].strip()
+
+    def render(self, messages: Any, tools: Schemas) -> str:
+        """The prompt, which names the tools. Raises DataError."""
+        return self.template.render(messages, tools=list(tools))
+
+    def parse(self, ids: Sequence[int], prompt: Sequence[int], tools: Schemas) -> Turn:
+        """What the model said behind `prompt`. A call that cannot be read is no call, as in TRL."""
+        ids = [token for token in ids if token not in self.stops]
+        plain = {"role": "assistant", "content": str(self.tokenizer.decode(ids, skip_special_tokens=True))}
+        try:
+            if self._format is None:
+                return Turn(self._parsed(ids, prompt, tools))
+            content, calls = self._format.parse(str(self.tokenizer.decode(ids)))
+        except (ValueError, TypeError, KeyError):
+            return Turn(plain, malformed=True)
+        return Turn({"role": "assistant", "content": content, "tool_calls": calls} if calls else plain)
+
+    def _parsed(self, ids: Sequence[int], prompt: Sequence[int], tools: Schemas) -> dict[str, Any]:
+        found = self.tokenizer.parse_response(list(ids), prefix=list(prompt), tools=[dict(tool) for tool in tools])
+        message = {**found, "role": "assistant", "content": found.get("content") or ""}
+        for call in message.get("tool_calls") or ():
+            if not isinstance(call["function"]["name"], str) or not isinstance(call["function"]["arguments"], Mapping):
+                raise MalformedCall("a call names no tool")
+        return message
+
+    def suffix(self, turn: Turn, results: Sequence[Mapping[str, Any]], tools: Schemas) -> list[int]:
+        """The tokens that stand between the turn's end and the next turn: the results, and the generation prompt.
+        Raises DataError.
+        """
+        said = {**turn.message, "content": ""}
+        asks = [*_DUMMY, said]
+        return self._suffix_of(asks, [*asks, *results], tools)
+
+    def _suffix_of(self, asks: Sequence[Any], answered: Sequence[Any], tools: Schemas) -> list[int]:
+        """By what the template adds to a conversation of the same shape, as TRL does: what the model wrote itself is
+        never tokenized again. Begins with the token that ends a turn.
+        """
+        before = self._tokens(self.template.render_whole(asks, tools=list(tools)))
+        whole = self._tokens(self.template.render(answered, tools=list(tools)))
+        ends = [n for n, token in enumerate(before) if token in self.stops]
+        cut = ends[-1] if ends else len(before)
+        if whole[:cut] != before[:cut]:
+            raise DataError(
+                "the chat template changes earlier turns when a tool's result is added, so a conversation cannot go on "
+                "from what the model wrote: give its tokenizer a template that keeps them."
+            )
+        return whole[cut:]
+
+    def _tokens(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids

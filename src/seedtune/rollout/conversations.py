@@ -1,0 +1,163 @@
+"""The conversations of a chunk: what the model says is read, its tools run, and what they return is what it reads next.
+
+The meaning of TRL's GRPOTrainer: a conversation goes on while the model calls tools, at most
+`max_tool_calling_iterations` times; results that would leave no room within `max_completion_length` (or the model's
+context) are dropped, and it ends there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..engines.base import Completion, Conversation, Generator, OnCompletions, Prompt
+from ..engines.tokenization import Texts
+from ..engines.tool_calls import Schemas, Turn
+from ..errors import DataError
+from ..tools.pool import ToolPool
+from ..tools.results import Outcome, ToolResult
+from .chunks import ChunkTask
+
+
+@dataclass
+class _Row:
+    """A conversation so far. `begin`: where the last turn begins among the tokens behind the prompt."""
+
+    key: int
+    prompt: Prompt
+    tools: Schemas
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    mask: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    rounds: int = 0
+    calls: int = 0
+    failures: int = 0
+    malformed: int = 0
+    turn: Turn | None = None
+    running: Future[list[ToolResult]] | None = None
+    outcome: Future[Outcome] | None = None
+
+    @property
+    def begin(self) -> int:
+        return len(self.mask)
+
+
+class Conversations:
+    """Of the rows of a task; those behind them (unscored samples) have one turn. `prompts`: with what environments say
+    first. Raises DataError for one that is too long with it, RewardError for an environment that fails.
+    """
+
+    def __init__(self, texts: Texts, task: ChunkTask, pool: ToolPool) -> None:
+        assert task.context is not None
+        assert task.context.tools is not None
+        self.texts, self.pool, self.context = texts, pool, task.context
+        self.limit, self.keeps = task.sampling.max_completion_length, task.context.keeps_environments
+        self.rows: list[_Row] = []
+        tools, batch = task.context.tools, task.context.batch
+        begun = []
+        for row, prompt, seed in zip(task.rows, task.prompts, task.episode_seeds, strict=False):
+            number = row // task.context.num_generations
+            columns = {name: values[number] for name, values in batch.columns.items()}
+            name = tools.environment_of(columns)
+            reset = {"prompt": prompt.content, **columns}
+            if tools.by_row:
+                del reset["environment"]
+            key, told = pool.start(name, reset, seed)
+            begun.append((key, prompt, tools.schemas[name], told))
+        for key, prompt, schemas, told in begun:
+            observation = pool.result(told)
+            self.rows.append(_Row(key, self._with(prompt, observation, schemas), schemas))
+        self.prompts = [*(row.prompt for row in self.rows), *task.prompts[len(self.rows) :]]
+
+    def _with(self, prompt: Prompt, observation: str | None, tools: Schemas) -> Prompt:
+        """The prompt, with what the environment said at the end of its last message, as in TRL."""
+        if observation is None:
+            return prompt
+        *before, last = prompt.content
+        content = [*before, {**last, "content": (last.get("content") or "") + observation}]
+        return self.texts.encode([content], self.limit, tools=[tools])[0]
+
+    # --- turns, as the engine asks for them ---------------------------------------------------------------------------
+
+    def ended(self, row: int, ids: Sequence[int], *, stopped: bool) -> bool:
+        if row >= len(self.rows):
+            return False
+        r = self.rows[row]
+        new, r.ids = ids[r.begin :], list(ids)
+        cut = not stopped and (not new or new[-1] not in self.texts.stops)
+        r.turn = self.texts.tool_turns.parse(new, (*r.prompt.ids, *ids[: r.begin]), r.tools)
+        r.mask += [1] * len(new)
+        r.messages.append(r.turn.message)
+        r.malformed += r.turn.malformed
+        most = self.context.max_tool_calling_iterations
+        if cut or not r.turn.calls or (most is not None and r.rounds >= most):
+            self._end(r)
+            return False
+        r.running = self.pool.call(r.key, r.turn.calls)
+        return True
+
+    def resume(self, row: int) -> Sequence[int] | None:
+        r = self.rows[row]
+        assert r.running is not None
+        assert r.turn is not None
+        results: list[ToolResult] = self.pool.result(r.running)
+        r.rounds, r.running = r.rounds + 1, None
+        r.calls, r.failures = r.calls + len(results), r.failures + sum(result.failed for result in results)
+        messages = [result.message for result in results]
+        more = self._suffix(r, messages)
+        if more is None or not self._fits(r, len(more)):
+            self._end(r)
+            return None
+        r.messages += messages
+        r.mask += [0] * len(more)
+        r.ids += more
+        return more
+
+    def _suffix(self, r: _Row, messages: Sequence[Mapping[str, Any]]) -> list[int] | None:
+        """What the model reads next; None: the template refuses it."""
+        assert r.turn is not None
+        try:
+            more = self.texts.tool_turns.suffix(r.turn, messages, r.tools)
+        except DataError:  # of what the model wrote: a name or an argument that the template cannot render
+            return None
+        ended = bool(r.ids) and r.ids[-1] in self.texts.stops
+        return more[1:] if ended and more and more[0] in self.texts.stops else more
+
+    def _fits(self, r: _Row, more: int) -> bool:
+        length, context = len(r.ids) + more, self.texts.context
+        return length < self.limit and (context is None or len(r.prompt.ids) + length < context)
+
+    def _end(self, r: _Row) -> None:
+        r.outcome = self.pool.end(r.key, keep=self.keeps)
+
+    # --- what comes out -----------------------------------------------------------------------------------------------
+
+    def finished(self, completions: Mapping[int, Completion]) -> dict[int, Completion]:
+        """Completions with their conversations. Raises RewardError."""
+        return {n: self._finished(n, c) if n < len(self.rows) else c for n, c in completions.items()}
+
+    def _finished(self, row: int, completion: Completion) -> Completion:
+        r = self.rows[row]
+        assert r.outcome is not None
+        outcome: Outcome = self.pool.result(r.outcome)
+        return replace(
+            completion,
+            text=str(r.messages[-1]["content"]) if r.messages[-1]["role"] == "assistant" else "",
+            conversation=Conversation(
+                r.prompt.content, tuple(r.messages), tuple(r.mask[: len(completion.ids)]), r.calls, r.failures,
+                r.malformed, outcome.kind, outcome.reward, outcome.environment,
+            ),
+        )  # fmt: skip
+
+
+def generate(generator: Generator, task: ChunkTask, pool: ToolPool | None, on_completions: OnCompletions) -> None:
+    """Decode a chunk, by an engine whose members are set; in conversations, where its context has tools."""
+    if pool is None:
+        generator.generate(task.prompts, task.sampling, task.seed, on_completions)
+        return
+    turns = Conversations(generator.texts, task, pool)
+    generator.converse(
+        turns.prompts, task.sampling, task.seed, lambda rows: on_completions(turns.finished(rows)), turns
+    )
