@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
 import signal
 import socket
 import time
@@ -42,6 +43,8 @@ from seedtune.rollout.chunks import ChunkTask, EvalContext
 from seedtune.rollout.collector import ChunkOutput
 from seedtune.training import factory
 from seedtune.training.guard import Guard
+from seedtune.utils.files import read_lines
+from talking import ask, talking_tokenizer
 from tiny import save_tiny, tiny_llama, tiny_tokenizer
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # as Cluster.secure sets it
@@ -312,6 +315,49 @@ def test_samples_of_a_prompt_are_scored_together_wherever_that_is(tmp_path, tiny
     alone = results(tmp_path / "alone")
     assert '"call": "[0, 0, 0, 1, 1, 1' in alone[1]["train-1.jsonl"]
     assert results(tmp_path / "ray", fleet="ray", replicas=2, reward_workers=None) == alone
+
+
+def results(completions, environments, **_):
+    return [sum(len(m["content"]) for m in c) / 100 + e.sum for c, e in zip(completions, environments, strict=True)]
+
+
+class Adds:
+    def reset(self, prompt, **_):
+        self.sum = 0
+        return f" {random.randrange(100)}"
+
+    def add(self, a: int, b: int = 0) -> str:
+        """Add.
+
+        Args:
+            a: the first
+            b: the second
+        """
+        self.sum += a
+        return f"{self.sum} {random.random():.3f}"
+
+    def get_reward(self):
+        return self.sum / 100
+
+
+def test_conversations_are_the_same_wherever_they_are_held(tmp_path, tiny_folder):
+    rows = [{"prompt": ask(row["prompt"])} for row in ROWS]
+
+    def talked(folder, **options):
+        how = {"max_completion_length": 40, "stop_strings": ["e", "a", "0"], "log_completions": True, "max_steps": 2}
+        args = replace(SETTINGS, output_dir=str(tmp_path / folder), **{**how, **options})
+        trainer = ESTrainer(
+            str(tiny_folder), results, args, rows, processing_class=talking_tokenizer(), environment_factory=Adds,
+            progress=Notes(),
+        )  # fmt: skip
+        trainer.train()
+        lines = (tmp_path / folder / "journal.jsonl").read_text().splitlines()[1:]
+        return [line.split('"chain"')[0] for line in lines], read_lines(tmp_path / folder / "completions/train-2.jsonl")
+
+    alone, said = talked("alone")
+    assert any(m["role"] == "tool" for row in said for m in row["messages"])
+    for options in ({"reward_workers": None}, {"reward_workers": 1}):
+        assert talked(f"ray-{options['reward_workers']}", fleet="ray", replicas=2, **options) == (alone, said)
 
 
 def stays(log_file, **_):

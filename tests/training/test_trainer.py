@@ -304,6 +304,7 @@ def test_every_metric_that_a_run_measures_is_reserved(tmp_path):
         with pytest.raises(ValueError, match="the run itself"):
             check_metric(name, ())
     of_one_sample = COLUMNS - {"sample", "prompt_reward"}  # those are of num_generations > 1
+    of_one_sample -= {"messages"}  # of conversations with tools
     assert set(read_lines(tmp_path / "run/completions/eval-3.jsonl")[0]) == of_one_sample | {"letters", "quiet_length"}
 
 

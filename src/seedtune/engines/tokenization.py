@@ -101,7 +101,13 @@ class Texts:
     @cached_property
     def tool_turns(self) -> ToolTurns:
         """Conversations with tools. Raises DataError for a chat template that cannot have them."""
-        return ToolTurns(self.tokenizer, self._chat_template, self.stops)
+        turns = ToolTurns(self.tokenizer, self._chat_template, self.stops)
+        if turns.is_ours:
+            log.warning(
+                "The model's chat template knows no tools, so it was hardly trained to call any: a template of ours is "
+                "used, of the same format (ChatML). Examples in the prompt help: messages with tool_calls, and results."
+            )
+        return turns
 
     def encode(
         self, prompts: Sequence[Any], max_completion_length: int, *, truncate: bool = False, tools: Tools = None

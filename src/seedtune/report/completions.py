@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..utils.messages import content_text
+from ..utils.messages import message_text, turns_of
 from .format import number
 
 _NOT_SCORES = {
@@ -21,7 +21,12 @@ def item(prompt: Any, rows: Sequence[tuple[str, Mapping[str, Any]]], gold_metric
         "prompt": _text(prompt),
         "kinds": sorted(kinds),
         "completions": [
-            {"model": model, "text": str(row["completion"]), "scores": _scores(row, first, gold_metrics)}
+            {
+                "model": model,
+                "text": str(row["completion"]),
+                "turns": turns_of(row.get("messages") or ()),
+                "scores": _scores(row, first, gold_metrics),
+            }
             for model, row in rows
         ],
     }
@@ -53,4 +58,4 @@ def _scores(
 
 
 def _text(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else "\n".join(content_text(message["content"]) for message in prompt)
+    return prompt if isinstance(prompt, str) else "\n".join(message_text(message) for message in prompt)

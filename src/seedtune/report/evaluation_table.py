@@ -37,7 +37,7 @@ def evaluation_table(
     for of_prompt in list(zip(*rows.values(), strict=True))[:limit]:
         cells: list[Text | str] = [Text(prompt_text(of_prompt[0]["prompt"], 90))]
         for row in of_prompt:
-            cells += [Text(completion_text(row["completion"], 200 // len(rows))), number(row["reward"])]
+            cells += [Text(completion_text(row, 200 // len(rows))), number(row["reward"])]
         completions.add_row(*cells)
     count = len(rows["model"])
     more = [Text(f"... and {count - limit} more")] if count > limit else []

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..utils.messages import content_text
+from ..utils.messages import content_text, turns_of
 
 _BARS = "▁▂▃▄▅▆▇█"
 #: What people read for a metric's name; others are shown by their names.
@@ -71,9 +71,14 @@ def prompt_text(prompt: Any, limit: int) -> str:
     return _short(text, limit)
 
 
-def completion_text(completion: str, limit: int) -> str:
-    """A completion on one line; `(empty)` for an empty one."""
-    return _short(completion, limit) if completion.strip() else "(empty)"
+def completion_text(row: Mapping[str, Any], limit: int) -> str:
+    """A completion of a row of completions/ on one line, turns of a conversation one after another; `(empty)` for an
+    empty one.
+    """
+    turns = turns_of(row.get("messages") or ())
+    said = " | ".join(text if who == "assistant" else f"{who}: {text}" for who, text in turns)
+    text = said if len(turns) > 1 else str(row["completion"])
+    return _short(text, limit) if text.strip() else "(empty)"
 
 
 def _short(text: str, limit: int) -> str:

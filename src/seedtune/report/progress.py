@@ -247,7 +247,7 @@ class Panel(Progress):
             grid.add_row("replicas", _replicas([self.metrics]))
         if self.sample:
             prompt = Text(prompt_text(self.sample["prompt"], 70), style="dim", overflow="ellipsis", no_wrap=True)
-            completion = Text(completion_text(self.sample["completion"], 240), style="cyan")
+            completion = Text(completion_text(self.sample, 240), style="cyan")
             grid.add_row("a member", Group(prompt, completion))
         return Box(grid, title="[bold]seedtune[/bold]", title_align="left", border_style="blue", padding=(0, 1))
 
@@ -305,9 +305,9 @@ def closing(summary: Summary, fleet: Sequence[Mapping[str, float]] = (), most: i
         for old, new in zip(summary.before[:shown], summary.after[:shown], strict=True):
             table.add_row(
                 Text(prompt_text(old["prompt"], 90)),
-                Text(completion_text(old["completion"], 110), style="dim"),
+                Text(completion_text(old, 110), style="dim"),
                 number(old["reward"]),
-                Text(completion_text(new["completion"], 110)),
+                Text(completion_text(new, 110)),
                 number(new["reward"]),
             )
         parts.append(table)

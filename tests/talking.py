@@ -1,0 +1,50 @@
+"""A tiny model that calls tools: what its tokenizer reads as calls is whatever it writes."""
+
+from __future__ import annotations
+
+import copy
+
+from tiny import tiny_tokenizer
+
+TEMPLATE = (
+    "{% if tools %}<|system|>{% for t in tools %}{{ t.function.name }} {% endfor %}<|end|>{% endif %}"
+    "{% for m in messages %}<|{{ 'user' if m.role == 'tool' else m.role }}|>{{ m.content or '' }}"
+    "{% for c in m.tool_calls or [] %}!{{ {'name': c.function.name, 'arguments': c.function.arguments} | tojson }}"
+    "{% endfor %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def talking_tokenizer(name="add", arguments=("a", "b")):
+    """What a turn's first tokens are, are the arguments of a call of this tool; every fourth turn calls nothing."""
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+
+    class Talking(type(tokenizer)):  # within a function: it is pickled with its code
+        def parse_response(self, response, prefix=None, tools=None):
+            text = self.decode(response)
+            if not response or response[0] % 4 == 0:
+                return {"role": "assistant", "content": text}
+            values = {key: int(token) for key, token in zip(arguments, response, strict=False)}
+            return {
+                "role": "assistant",
+                "content": text,
+                "tool_calls": [{"type": "function", "function": {"name": name, "arguments": values}}],
+            }
+
+    tokenizer.__class__ = Talking
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.response_template = {"read": "by parse_response"}
+    return tokenizer
+
+
+def ask(text):
+    return [{"role": "user", "content": text}]
+
+
+def add(a: int, b: int = 0) -> int:
+    """Add two numbers.
+
+    Args:
+        a: the first
+        b: the second
+    """
+    return a + b

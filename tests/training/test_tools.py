@@ -1,0 +1,226 @@
+"""Runs whose models call tools: journals, rewards, metrics, resume, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from runs import config, trainer
+from seedtune import ESTrainer
+from seedtune.data.dataset import episodes
+from seedtune.errors import ConfigError, DataError, RewardError
+from seedtune.report.progress import Progress
+from seedtune.utils.files import read_lines
+from talking import add, ask, talking_tokenizer
+from tiny import tiny_llama, tiny_tokenizer
+
+ROWS = [{"prompt": ask(text), "wanted": n} for n, text in enumerate(("one", "two and", "three", "four is"))]
+
+
+def results(completions, **_):
+    """The results of tools, added up."""
+    said = [[int(m["content"]) for m in c if m["role"] == "tool" and m["content"].isdigit()] for c in completions]
+    return [sum(numbers) / 1000 for numbers in said]
+
+
+class Seen:
+    """Draws a number; the model is told, and adds to it."""
+
+    def reset(self, wanted=0, **_):
+        import random
+
+        self.drawn, self.sum, self.wanted = random.randrange(100), 0, wanted
+        return f" {self.drawn}"
+
+    def add(self, a: int, b: int = 0) -> str:
+        """Add.
+
+        Args:
+            a: the first
+            b: the second
+        """
+        self.sum += a
+        return str(self.sum)
+
+    def get_reward(self):
+        return self.sum / 100 + self.drawn / 1000
+
+
+def made(tmp_path, rows=ROWS, reward_funcs=results, tokenizer=None, model=None, **options):
+    given = {k: options.pop(k) for k in ("tools", "environment_factory", "eval_dataset", "eval_funcs") if k in options}
+    settings = {"max_completion_length": 48, "stop_strings": ["e", "a", "0"], "max_tool_calling_iterations": 3}
+    return ESTrainer(
+        model=model or tiny_llama(context=512),
+        reward_funcs=reward_funcs,
+        args=config(tmp_path, **{**settings, **options}),
+        train_dataset=rows,
+        processing_class=tokenizer or talking_tokenizer(),
+        progress=Progress(),
+        **given,
+    )
+
+
+def journal(run):
+    """Without the chain and what names the machine."""
+    lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("software", "chain")} for line in lines]
+
+
+def rows_of(run, name):
+    return read_lines(run / "completions" / f"{name}.jsonl")
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_a_run_with_tools_writes_conversations_and_repeats(tmp_path, low_rank):
+    how = {"perturbation": "lowrank", "rank": 2, "antithetic": True} if low_rank else {}
+    found = []
+    for name, workers, chunk in (("here", 0, None), ("two", 2, None), ("small", 1, 4)):
+        t = made(
+            tmp_path / name, tools=[add], reward_workers=workers, chunk_size=chunk, log_completions=True,
+            generation_batch_size=3, **how,
+        )  # fmt: skip
+        t.train()
+        run = tmp_path / name / "run"
+        found.append((journal(run), rows_of(run, "train-3")))
+    (whole, rows), (again, rows_again), (_, small) = found
+    assert [line for line in whole if line.get("kind") != "header"] == [
+        line for line in again if line.get("kind") != "header"
+    ]
+    assert rows == rows_again
+    lengths = {len(row["messages"]) for row in rows}
+    assert len(lengths) > 1
+    assert max(lengths) > 2
+    for row in rows:
+        roles = [m["role"] for m in row["messages"]]
+        assert roles[0] == "assistant"
+        assert set(roles) <= {"assistant", "tool"}
+        results_of_row = [int(m["content"]) for m in row["messages"] if m["role"] == "tool"]
+        assert row["reward"] == pytest.approx(sum(results_of_row) / 1000)
+        assert row["completion"] == row["messages"][-1]["content"] or roles[-1] == "tool"
+    calls = [sum(m["role"] == "tool" for m in row["messages"]) for row in small]
+    line = next(line for line in t.run.history if line["step"] == 3 and "reward" in line)
+    assert line["tools/call_frequency"] >= sum(calls) / len(calls) > 0
+    assert line["tools/failure_frequency"] == 0
+    assert line["completions/mean_length"] == pytest.approx(sum(row["tokens"] for row in small) / len(small))
+
+
+def test_a_run_with_environments_is_resumed_to_the_same_bits(tmp_path):
+    def run(name, **options):
+        return made(tmp_path / name, environment_factory=Seen, reward_funcs=None, antithetic=True, **options)
+
+    whole = run("whole", max_steps=4)
+    whole.train()
+    run("cut", max_steps=2).train()
+    resumed = run("cut", max_steps=4)
+    resumed.train(resume_from_checkpoint=True)
+    lines = [journal(tmp_path / name / "run") for name in ("whole", "cut")]
+    assert lines[0] == lines[1]
+    assert [r.name for r in whole.rewards] == ["Seen"]
+    assert "rewards/Seen/mean" in whole.run.history[-1] or "eval/rewards/Seen/mean" in whole.run.history[-1]
+
+
+def test_pairs_meet_the_same_and_others_meet_something_else(tmp_path):
+    t = made(tmp_path, environment_factory=Seen, reward_funcs=None, antithetic=True, log_completions=True)
+    t.train()
+    rows = rows_of(tmp_path / "run", "train-1")
+    told = {(row["member"], row["prompt_index"]): row["prompt"][0]["content"] for row in rows}
+    assert all(told[0, p] == told[1, p] and told[2, p] == told[3, p] for p in range(4))
+    assert len({text for (m, p), text in told.items() if m in (0, 2)}) > 5
+    assert told[0, 0] != rows_of(tmp_path / "run", "train-2")[0]["prompt"][0]["content"]
+    first, last = (rows_of(tmp_path / "run", name) for name in ("eval-0", "eval-3"))
+    assert [row["prompt"] for row in first] == [row["prompt"] for row in last]
+
+
+def test_reward_functions_see_environments_as_their_last_call_left_them(tmp_path):
+    def of_environment(environments, completions, prompts, log_extra, **_):
+        log_extra("sum", [e.sum for e in environments])
+        assert all(p[-1]["content"].endswith(f" {e.drawn}") for p, e in zip(prompts, environments, strict=True))
+        return [e.wanted + e.sum / 1000 for e in environments]
+
+    for workers in (0, 1):
+        t = made(
+            tmp_path / str(workers), environment_factory={"seen": Seen}, reward_funcs=of_environment,
+            rows=[{**row, "environment": "seen"} for row in ROWS], reward_workers=workers, max_steps=1,
+            log_completions=True, max_completion_length=120,
+        )  # fmt: skip
+        t.train()
+        rows = rows_of(tmp_path / str(workers) / "run", "train-1")
+        assert any(row["sum"] for row in rows)
+        for row in rows:
+            sums = [int(m["content"]) for m in row["messages"] if m["role"] == "tool"]
+            if "tool_calls" not in row["messages"][-1]:  # else there may have been no room for the last result
+                assert row["sum"] == (sums[-1] if sums else 0)
+            assert row["of_environment"] == pytest.approx(row["prompt_index"] + row["sum"] / 1000)
+
+
+def test_a_dataset_may_be_missing_where_there_are_environments(tmp_path):
+    t = made(tmp_path, rows=None, environment_factory=Seen, reward_funcs=None, prompts_per_step=3, max_steps=1)
+    t.train()
+    assert len(t.prompts.train) == 3
+    assert episodes(None) == [{"prompt": ask("")}] * 16
+    with pytest.raises(DataError, match="train_dataset is missing"):
+        made(tmp_path, rows=None, tools=[add])
+
+
+def test_several_samples_of_a_prompt_have_episodes_of_their_own(tmp_path):
+    t = made(
+        tmp_path, environment_factory=Seen, reward_funcs=None, num_generations=2, temperature=1.0, max_steps=1,
+        log_completions=True,
+    )  # fmt: skip
+    t.train()
+    rows = rows_of(tmp_path / "run", "train-1")
+    told = {(row["member"], row["prompt_index"], row["sample"]): row["prompt"][0]["content"] for row in rows}
+    assert sum(told[m, p, 0] != told[m, p, 1] for m in range(4) for p in range(4)) > 8
+
+
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_the_model_calls_tools_so_often_at_most(tmp_path, most):
+    t = made(tmp_path, tools=[add], max_tool_calling_iterations=most, max_steps=1, log_completions=True)
+    t.train()
+    rows = rows_of(tmp_path / "run", "train-1")
+    assert max(sum(m["role"] == "tool" for m in row["messages"]) for row in rows) == most
+
+
+def test_results_for_which_there_is_no_room_are_dropped(tmp_path):
+    def long(a: int, b: int = 0) -> str:
+        """Say much.
+
+        Args:
+            a: the first
+            b: the second
+        """
+        return "x" * 1000
+
+    t = made(tmp_path, tools=[long], tokenizer=talking_tokenizer("long"), max_steps=1, log_completions=True)
+    t.train()
+    rows = rows_of(tmp_path / "run", "train-1")
+    assert {len(row["messages"]) for row in rows} == {1}
+    assert any("tool_calls" in row["messages"][0] for row in rows)
+    assert all(row["tokens"] <= 48 for row in rows)
+
+
+def test_preflight_and_evaluate_talk_too(tmp_path):
+    t = made(tmp_path, tools=[add], rows=[{"prompt": ask(f"row {n}")} for n in range(8)])
+    assert t.preflight().completions > 0
+    assert "eval/tools/call_frequency" in t.evaluate()
+
+
+def test_what_does_not_go_with_tools_is_said(tmp_path):
+    with pytest.raises(DataError, match="with tools, prompts are conversations"):
+        made(tmp_path, tools=[add], rows=[{"prompt": "text"}])
+    with pytest.raises(DataError, match="the chat template of this model knows no tools"):
+        made(tmp_path, tools=[add], tokenizer=tiny_tokenizer())
+    with pytest.raises(DataError, match="a row has environment=None"):
+        made(tmp_path, environment_factory={"seen": Seen})
+    with pytest.raises(RewardError, match="reward_funcs is empty"):
+        made(tmp_path, tools=[add], reward_funcs=None)
+    with pytest.raises(ConfigError, match="tools are called between turns that are decoded"):
+        made(tmp_path, tools=[add], reward_funcs="log_likelihood", rows=[{"prompt": "a", "completion": "b"}])
+    with pytest.raises(ConfigError, match="rollout_func"):
+        ESTrainer(model=tiny_llama(), reward_funcs=results, train_dataset=ROWS, rollout_func=print)
+
+
+def test_settings_of_tools_without_tools_do_nothing_and_say_so(tmp_path, caplog):
+    trainer(tmp_path, max_tool_calling_iterations=3, tool_timeout=5)
+    assert "max_tool_calling_iterations, tool_timeout: ignored" in caplog.text
