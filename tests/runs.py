@@ -47,7 +47,7 @@ def config(tmp_path, **options):
 
 
 def trainer(tmp_path, rows=ROWS, model=None, reward_funcs=letters, progress=None, processing_class=None, **options):
-    extra = {k: options.pop(k) for k in ("callbacks", "eval_dataset", "eval_funcs") if k in options}
+    extra = {k: options.pop(k) for k in ("callbacks", "eval_dataset", "eval_funcs", "rollout_func") if k in options}
     return ESTrainer(
         model=model or tiny_llama(),
         reward_funcs=reward_funcs,

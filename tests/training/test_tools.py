@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from runs import config, trainer
+from runs import config, plain, trainer
 from seedtune import ESTrainer
 from seedtune.data.dataset import episodes
 from seedtune.errors import ConfigError, DataError, RewardError
@@ -48,7 +48,8 @@ class Seen:
 
 
 def made(tmp_path, rows=ROWS, reward_funcs=results, tokenizer=None, model=None, **options):
-    given = {k: options.pop(k) for k in ("tools", "environment_factory", "eval_dataset", "eval_funcs") if k in options}
+    names = ("tools", "environment_factory", "rollout_func", "eval_dataset", "eval_funcs")
+    given = {k: options.pop(k) for k in names if k in options}
     settings = {"max_completion_length": 48, "stop_strings": ["e", "a", "0"], "max_tool_calling_iterations": 3}
     return ESTrainer(
         model=model or tiny_llama(context=512),
@@ -217,10 +218,74 @@ def test_what_does_not_go_with_tools_is_said(tmp_path):
         made(tmp_path, tools=[add], reward_funcs=None)
     with pytest.raises(ConfigError, match="tools are called between turns that are decoded"):
         made(tmp_path, tools=[add], reward_funcs="log_likelihood", rows=[{"prompt": "a", "completion": "b"}])
-    with pytest.raises(ConfigError, match="rollout_func"):
-        ESTrainer(model=tiny_llama(), reward_funcs=results, train_dataset=ROWS, rollout_func=print)
 
 
 def test_settings_of_tools_without_tools_do_nothing_and_say_so(tmp_path, caplog):
     trainer(tmp_path, max_tool_calling_iterations=3, tool_timeout=5)
     assert "max_tool_calling_iterations, tool_timeout: ignored" in caplog.text
+
+
+def test_a_rollout_func_makes_the_completions_of_a_member_and_columns(tmp_path):
+    seen = []
+
+    def two_turns(prompts, trainer):
+        first = trainer.generate_completions(prompts)
+        again = trainer.generate_completions([f["prompt_ids"] + f["completion_ids"] + [7, 7] for f in first])
+        seen.append([f["text"] for f in first])
+        return {
+            "prompt_ids": [f["prompt_ids"] for f in first],
+            "completion_ids": [
+                f["completion_ids"] + [7, 7] + a["completion_ids"] for f, a in zip(first, again, strict=True)
+            ],
+            "logprobs": [f["logprobs"] + [0.0, 0.0] + a["logprobs"] for f, a in zip(first, again, strict=True)],
+            "env_mask": [
+                [1] * len(f["completion_ids"]) + [0, 0] + [1] * len(a["completion_ids"])
+                for f, a in zip(first, again, strict=True)
+            ],
+            "length_of_first": [len(f["completion_ids"]) for f in first],
+        }
+
+    def by_length(completions, length_of_first, completion_logprobs, completion_ids, **_):
+        assert all(len(p) in (len(i), len(i) + 1) for p, i in zip(completion_logprobs, completion_ids, strict=True))
+        return [n / 10 + len(c) / 1000 for n, c in zip(length_of_first, completions, strict=True)]
+
+    found = []
+    for name, how in (("full", {}), ("lowrank", {"perturbation": "lowrank", "rank": 1}), ("again", {})):
+        seen.clear()
+        t = trainer(
+            tmp_path / name, reward_funcs=by_length, rollout_func=two_turns, max_steps=1, log_completions=True,
+            max_completion_length=6, **how,
+        )  # fmt: skip
+        t.train()
+        rows = read_lines(tmp_path / name / "run" / "completions" / "train-1.jsonl")
+        found.append([row["reward"] for row in rows])
+        assert len(seen) == 1 + 4 + 1  # the center, four members, the center
+        assert len({tuple(texts) for texts in seen}) > 2
+        assert all(row["tokens"] <= 13 for row in rows)
+    assert found[0] == found[2] != found[1]
+    with pytest.raises(ConfigError, match="within rollout_func only"):
+        t.generate_completions(["x"])
+    with pytest.raises(ConfigError, match="this trainer has none"):
+        trainer(tmp_path / "none").generate_completions(["x"])
+
+
+@pytest.mark.parametrize(
+    ("returned", "why"),
+    [
+        (None, "is a NoneType: as in TRL"),
+        ({"prompt_ids": [[1]] * 4, "completion_ids": [[1]] * 4}, "lacks 'logprobs'"),
+        ({"prompt_ids": [[1]] * 4, "completion_ids": [[1]], "logprobs": None}, "returned 1 completion_ids for 4"),
+        ({"prompt_ids": [[1]] * 4, "completion_ids": [[1]] * 4, "logprobs": None, "completions": [1] * 4}, "rename it"),
+        ({"prompt_ids": [[1]] * 4, "completion_ids": [[1]] * 4, "logprobs": None, "env_mask": [[]] * 4}, "an env_mask"),
+    ],
+)
+def test_what_a_rollout_func_must_return_is_said(tmp_path, returned, why):
+    with pytest.raises(RewardError, match=why):
+        trainer(tmp_path, reward_funcs=plain, rollout_func=lambda prompts, trainer: returned).train()
+
+
+def test_a_rollout_func_that_raises_is_an_error(tmp_path):
+    with pytest.raises(RewardError, match="rollout_func raised ZeroDivisionError"):
+        trainer(tmp_path, reward_funcs=plain, rollout_func=lambda prompts, trainer: 1 / 0).train()
+    with pytest.raises(ConfigError, match="rollout_func makes completions itself"):
+        made(tmp_path / "b", tools=[add], rollout_func=print)

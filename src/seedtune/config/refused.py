@@ -101,7 +101,6 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("use_transformers_continuous_batching transformers_continuous_batching_config use_transformers_paged",
      "engine: hf always batches continuously: set generation_batch_size and chunk_size"),
     ("pad_to_multiple_of", "rows are padded to the longest of their batch"),
-    ("rollout_func", "give tools, or an environment_factory: the trainer decodes turns itself, of all members at once"),
     # vLLM
     ("use_vllm fast_inference", "set engine: vllm"),
     ("vllm_mode vllm_server_base_url vllm_server_host vllm_server_port vllm_server_timeout vllm_group_port",

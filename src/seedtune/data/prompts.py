@@ -76,14 +76,16 @@ class Prompts:
         self._train_encoded: list[Prompt] = []
         self._eval_encoded: list[Prompt] = []
 
-    def check_columns(self, rewards: Sequence[Reward], eval_only: Sequence[Reward], num_generations: int = 1) -> None:
-        """Raises RewardError for a function that requires a column which the rows lack, or several completions per
-        prompt where there is one.
+    def check_columns(
+        self, rewards: Sequence[Reward], eval_only: Sequence[Reward], num_generations: int = 1, *, complete: bool = True
+    ) -> None:
+        """Raises RewardError for a function that requires a column which the rows lack (unless there may be others:
+        they are not `complete`), or several completions per prompt where there is one.
         """
         for reward in rewards:
-            reward.check_columns(dataset.columns_of(self.train), num_generations)
+            reward.check_columns(dataset.columns_of(self.train), num_generations, complete=complete)
         for reward in [*rewards, *eval_only]:
-            reward.check_columns(dataset.columns_of(self.eval), num_generations)
+            reward.check_columns(dataset.columns_of(self.eval), num_generations, complete=complete)
 
     def encode(self, engine: Engine | Texts, max_completion_length: int) -> int:
         """Tokenize everything; returns the tokens of the longest row, completion included. Raises DataError."""

@@ -135,7 +135,7 @@ def pack_outputs(outputs: Sequence[ChunkOutput], *, tokens: bool = True) -> Any:
         _numbers([n for n, (_, c) in enumerate(rows) if c.stop is None and not c.truncated]),  # by a stop string
         [None if None in values else [array("d", v or ()).tobytes() for v in values] for values in measured],
         [None if output.scores is None else [_pack_scores(s) for s in output.scores] for output in outputs],
-        *([[(c.conversation, c.text) for _, c in rows]] if any(c.conversation for _, c in rows) else ()),
+        *([[(c.conversation, c.text, c.mask) for _, c in rows]] if any(c.conversation for _, c in rows) else ()),
     )
 
 
@@ -150,10 +150,10 @@ def unpack_outputs(packed: Any, to_completion: ToCompletion, given: Sequence[Pro
             completions.append(given_completion(given[rows[n]], logprobs))
             continue
         chosen = tokens[start : start + length]
-        talk, text = talks[0][n] if talks else (None, "")
-        begin = _last_turn(talk.mask) if talk else 0
+        talk, text, mask = talks[0][n] if talks else (None, "", None)
+        begin = _last_turn(mask) if mask else 0
         made = to_completion(chosen, logprobs, stopped=n in stopped, kl_uniform=kl, begin=begin)
-        completions.append(dataclasses.replace(made, conversation=talk, text=text) if talk else made)
+        completions.append(dataclasses.replace(made, conversation=talk, text=text, mask=mask) if talk else made)
         start += length
     pairs = iter(zip(rows, completions, strict=True))
     return [

@@ -87,15 +87,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A completion of several turns: the `prompt` as the model read it (with what an environment said first), the
-    `messages` behind it (of the assistant and of tools), and which of the completion's tokens the model wrote
-    (`mask`, 1; 0: a tool's result). How often it called a tool, how often that failed, and how many calls could not be
-    read. `kind`, `reward` and `environment`: see `tools.Outcome`.
+    """A completion of several turns: the `prompt` as the model read it (with what an environment said first), and the
+    `messages` behind it (of the assistant and of tools). How often it called a tool, how often that failed, and how
+    many calls could not be read. `kind`, `reward` and `environment`: see `tools.Outcome`.
     """
 
     prompt: Any
     messages: tuple[Mapping[str, Any], ...]
-    mask: tuple[int, ...]
     calls: int = 0
     failures: int = 0
     malformed: int = 0
@@ -110,6 +108,8 @@ class Completion:
     the token that ended it.
 
     Of a `conversation` they are those of all turns, results of tools among them; the text is that of the last turn.
+    `mask`: which of its tokens the model wrote (1; 0: a tool's result); None: all. `fields`: what `rollout_func` gives
+    reward functions beside it.
 
     Where `Sampling` asks for them, of each token that the model chose (`chosen`), by its own distribution p over a
     vocabulary of V tokens (temperature 1, nothing cut off): `logprobs`, log p of it; `kl_uniform`, the KL of p from the
@@ -123,11 +123,13 @@ class Completion:
     stop: int | None = None
     kl_uniform: tuple[float, ...] | None = None
     conversation: Conversation | None = None
+    fields: Mapping[str, Any] | None = None
+    mask: tuple[int, ...] | None = None
 
     @property
     def num_written(self) -> int:
         """Tokens that the model wrote."""
-        return len(self.ids) if self.conversation is None else sum(self.conversation.mask)
+        return len(self.ids) if self.mask is None else sum(self.mask)
 
     @property
     def chosen(self) -> tuple[int, ...]:

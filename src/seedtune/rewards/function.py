@@ -139,9 +139,10 @@ class Reward:
         """What of that it cannot be called without."""
         return self.asks & {p.name for p in self._named if p.default is p.empty}
 
-    def check_columns(self, columns: Sequence[str], num_generations: int = 1) -> None:
-        """Raise RewardError when the function requires a column that the dataset does not have, or several completions
-        per member and prompt where there is one, and ConfigError when its arguments do not go with the columns.
+    def check_columns(self, columns: Sequence[str], num_generations: int = 1, *, complete: bool = True) -> None:
+        """Raise RewardError when the function requires a column that the dataset does not have (where these are all
+        that there will be), or several completions per member and prompt where there is one, and ConfigError when its
+        arguments do not go with the columns.
         """
         if both := [name for name in self.arguments if name in columns]:
             raise ConfigError(
@@ -166,7 +167,7 @@ class Reward:
             )
         known = (*columns, *GIVEN, *self.asks, *self.outputs)
         missing = [p.name for p in named if p.default is p.empty and p.name not in known]
-        if missing:
+        if missing and complete:
             raise RewardError(
                 f"reward function {self.name!r} requires {missing[0]!r}, which the dataset lacks; its columns are: "
                 f"{', '.join(columns)}. Add the column, or give the parameter a default."

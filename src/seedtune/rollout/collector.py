@@ -134,7 +134,10 @@ class RolloutCollector:
             prompts=[p.content if c.conversation is None else c.conversation.prompt for p, c in both],
             completions=[_content(p, c) for p, c in both],
             completion_ids=[list(c.ids) for c in scored.completions],
-            columns={name: [values[n] for n in numbers] for name, values in self.batch.columns.items()},
+            columns={
+                **{name: [values[n] for n in numbers] for name, values in self.batch.columns.items()},
+                **_fields(scored.completions),
+            },
             state=self.state,
             outputs=self._outputs(scored),
         )
@@ -163,6 +166,12 @@ def _content(prompt: Prompt, completion: Completion) -> Any:
     if completion.conversation is not None:
         return [dict(message) for message in completion.conversation.messages]
     return [{"role": "assistant", "content": completion.text}] if prompt.conversational else completion.text
+
+
+def _fields(completions: Sequence[Completion]) -> dict[str, list[Any]]:
+    """Columns that `rollout_func` adds; None where it added none."""
+    names = dict.fromkeys(name for c in completions for name in c.fields or ())
+    return {name: [(c.fields or {}).get(name) for c in completions] for name in names}
 
 
 def _stripped(completion: Completion) -> Completion:

@@ -145,9 +145,10 @@ class Conversations:
         return replace(
             completion,
             text=str(r.messages[-1]["content"]) if r.messages[-1]["role"] == "assistant" else "",
+            mask=tuple(r.mask[: len(completion.ids)]),
             conversation=Conversation(
-                r.prompt.content, tuple(r.messages), tuple(r.mask[: len(completion.ids)]), r.calls, r.failures,
-                r.malformed, outcome.kind, outcome.reward, outcome.environment,
+                r.prompt.content, tuple(r.messages), r.calls, r.failures, r.malformed, outcome.kind, outcome.reward,
+                outcome.environment,
             ),
         )  # fmt: skip
 

@@ -22,6 +22,7 @@ from .chunks import Chunk, ChunkTask, EvalContext, episode_seeds, make_chunks, w
 from .collector import ChunkOutput, RolloutCollector
 from .conversations import generate
 from .reading import read
+from .rollout_func import RolloutFunc
 from .rollouts import Clock, Rollouts
 
 #: Rows done, rows in all, and new tokens since the last call.
@@ -37,7 +38,7 @@ class RolloutSpec:
     """How to decode, how many rows a chunk has at most (but the samples of a member for a prompt stay together), the
     run's seed, how many prompts a member answers (None: all of the batch), what reward functions are called with (see
     `RolloutCollector`), how many samples of each prompt a member draws, and how their rewards become one. With `tools`,
-    completions are conversations.
+    completions are conversations; `rollout_func`: they are the user's to make.
     """
 
     sampling: Sampling
@@ -51,6 +52,7 @@ class RolloutSpec:
     max_tool_calling_iterations: int | None = None
     tool_timeout: float = 30.0
     reward_workers: int | None = None
+    rollout_func: RolloutFunc | None = None
 
 
 class Interrupted(Exception):
@@ -104,7 +106,7 @@ class LocalExecutor:
     def __init__(self, engine: Engine, spec: RolloutSpec | None = None) -> None:
         self.generator: Generator = engine
         self.reader: TextScorer = engine
-        self.pool = None
+        self.pool, self.rollout_func = None, spec and spec.rollout_func
         if spec is not None and spec.tools is not None:
             self.pool = ToolPool(spec.tools, workers=spec.reward_workers, timeout=spec.tool_timeout)
 
@@ -125,7 +127,10 @@ class LocalExecutor:
                 if task.reads:
                     read(self.reader, task, job.rewards(), partial(job.on_output, number))
                 else:
-                    generate(self.generator, task, self.pool, on_completions)
+                    if self.rollout_func:
+                        self.rollout_func(self.generator, task, on_completions)
+                    else:
+                        generate(self.generator, task, self.pool, on_completions)
                 job.on_chunk()
         with job.clock.measure("perturb"):
             self.generator.restore()

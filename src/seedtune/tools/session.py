@@ -9,8 +9,6 @@ import asyncio
 import copy
 import inspect
 import random
-import signal
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ import cloudpickle
 import numpy as np
 
 from ..errors import RewardError
+from ..utils.alarm import Late, alarm
 from .results import Outcome, ToolResult
 
 #: Methods of an environment that the model cannot call.
@@ -36,10 +35,6 @@ class Contents:
 
     tools: Sequence[Callable[..., Any]]
     factories: Mapping[str | None, Callable[[], Any]]
-
-
-class ToolTimeout(Exception):
-    """A tool took too long."""
 
 
 def named(function: Callable[..., Any]) -> str:
@@ -103,11 +98,11 @@ def start(
         return None
     free = _FREE[_key(payload, name)]
     try:
-        with _random_numbers_of(session), _limited(limit):
+        with _random_numbers_of(session), alarm(limit):
             session.environment = free.pop() if free else contents.factories[name]()
             told = session.environment.reset(**_taken(session.environment.reset, columns, seed))
             observation = _text(told)
-    except (Exception, SystemExit) as e:
+    except (Exception, SystemExit, Late) as e:
         raise RewardError(
             f"environment {type(session.environment).__name__}: reset raised {type(e).__name__}: {e}\n"
             f"  row: {str(dict(columns))[:300]}"
@@ -148,9 +143,9 @@ def call(key: Any, calls: Sequence[Mapping[str, Any]], limit: float) -> list[Too
 
 def _result(name: str, run: Callable[[], Any], limit: float) -> ToolResult:
     try:
-        with _limited(limit):
+        with alarm(limit):
             return ToolResult(name, _text(run()) or "None")
-    except (Exception, SystemExit) as e:
+    except (Exception, SystemExit, Late) as e:
         return _failed(name, e)
 
 
@@ -173,8 +168,7 @@ async def _awaited(run: Callable[[], Any]) -> Any:
 
 def _failed(name: str, error: BaseException) -> ToolResult:
     """As TRL tells it, with the error's kind where it has no words."""
-    late = isinstance(error, ToolTimeout | TimeoutError)
-    told = str(error) or ("took too long" if late else type(error).__name__)
+    told = str(error) or ("took too long" if isinstance(error, TimeoutError) else type(error).__name__)
     return ToolResult(name, str({"error": told})[:_LONGEST], failed=True)
 
 
@@ -209,11 +203,11 @@ def end(payload: Payload, key: Any, limit: float, *, keep: bool) -> Outcome:
 def _reward(environment: Any, limit: float) -> float | None:
     kind = type(environment).__name__
     try:
-        with _limited(limit):
+        with alarm(limit):
             given = environment.get_reward()
             given = asyncio.run(_awaited(lambda: given)) if inspect.isawaitable(given) else given
             reward = None if given is None else float(given)
-    except (Exception, SystemExit) as e:
+    except (Exception, SystemExit, Late) as e:
         raise RewardError(f"environment {kind}: get_reward raised {type(e).__name__}: {e}") from e
     if reward is not None and not np.isfinite(reward):
         raise RewardError(f"environment {kind}: get_reward returned {reward}: a reward is a finite number, or None.")
@@ -266,23 +260,3 @@ def _random_numbers_of(session: _Session) -> Iterator[None]:
 def _set_random(python: Any, numpy: Any) -> None:
     random.setstate(python)
     np.random.set_state(numpy)  # noqa: NPY002
-
-
-@contextmanager
-def _limited(seconds: float) -> Iterator[None]:
-    """Raise ToolTimeout in what runs longer, where Python can be interrupted; 0: no limit."""
-    main = threading.current_thread() is threading.main_thread()
-    if not seconds or not main or not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def late(*_: Any) -> None:
-        raise ToolTimeout(f"took longer than {seconds:g} seconds")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

@@ -30,6 +30,7 @@ from ..perturb.selection import check_scope
 from ..rewards.environment import EnvironmentReward
 from ..rewards.function import Reward, RewardFuncs, with_more
 from ..rollout.fleet import Fleet, LocalFleet
+from ..rollout.rollout_func import RolloutFunc
 from ..rollout.runner import RolloutSpec
 from ..tools.toolset import ToolSet
 from ..utils.paths import AnyPath
@@ -59,7 +60,12 @@ def sampling(args: ESConfig, rows_at_once: int | None) -> Sampling:
     return _spec(Sampling, args, rows_at_once=rows_at_once)
 
 
-def rollout_spec(args: ESConfig, prompts_per_member: int | None = None, tools: ToolSet | None = None) -> RolloutSpec:
+def rollout_spec(
+    args: ESConfig,
+    prompts_per_member: int | None = None,
+    tools: ToolSet | None = None,
+    rollout_func: RolloutFunc | None = None,
+) -> RolloutSpec:
     """How members complete prompts; `prompts_per_member`: all, unless it is given; `tools`: what they may call."""
     return _spec(
         RolloutSpec,
@@ -68,6 +74,7 @@ def rollout_spec(args: ESConfig, prompts_per_member: int | None = None, tools: T
         chunk_size=args.chunk_size or 1,
         prompts_per_member=prompts_per_member,
         tools=tools,
+        rollout_func=rollout_func,
         aggregate=Aggregate(args.aggregate, args.aggregate_k or 1),
     )
 
@@ -207,15 +214,18 @@ def fleet(
     tokenizer: PreTrainedTokenizerBase | None,
     args: ESConfig,
     tools: ToolSet | None = None,
+    rollout_func: RolloutFunc | None = None,
 ) -> Fleet:
     """Who decodes: `own` itself, or replicas on a Ray cluster. Raises ConfigError, FleetError."""
     population = Population(args.population_size, args.antithetic)
-    spec = rollout_spec(args, args.prompts_per_member, tools)
+    spec = rollout_spec(args, args.prompts_per_member, tools, rollout_func)
     if args.fleet == "local":
         unused = [n for n in ("address", "share_model", "drop_stragglers") if getattr(args, n)]
         if unused or args.replicas > 1:
             log.warning("%s: ignored: only applies with fleet: ray.", ", ".join(unused or ["replicas"]))
         return LocalFleet(own, population, spec)
+    if rollout_func is not None:
+        raise ConfigError("rollout_func runs in this process: with fleet: ray, give tools or an environment_factory.")
     if not isinstance(model, str):
         raise ConfigError("fleet: ray loads the model on every node: give its name or a folder that all nodes see.")
     address = None if args.address == "local" else args.address

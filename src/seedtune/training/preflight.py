@@ -23,6 +23,7 @@ from ..es.reliability import Floats, Variances
 from ..es.step_size import D0
 from ..evaluation.evaluate import noop
 from ..rewards.scorer import Scorer
+from ..rollout.rollout_func import RolloutFunc
 from ..rollout.runner import LocalExecutor, OnRows, RolloutRunner
 from ..tools.toolset import ToolSet
 from . import factory
@@ -89,6 +90,7 @@ def preflight(
     reward_weights: Sequence[float],
     on_rows: OnRows = noop,
     tools: ToolSet | None = None,
+    rollout_func: RolloutFunc | None = None,
 ) -> Preflight:
     """Decode and score pairs on the prompts of `batch`, and the center on the same. Raises ConfigError, RewardError."""
     began = time.perf_counter()
@@ -97,7 +99,7 @@ def preflight(
         calibration = calibrate(engine, batch.prompts, args.max_completion_length)
         engine.set_sigma(calibration.sigma)
     sigma = calibration.sigma if calibration else args.fixed_sigma
-    spec = factory.rollout_spec(args, tools=tools)
+    spec = factory.rollout_spec(args, tools=tools, rollout_func=rollout_func)
     executor = LocalExecutor(engine, spec)
     runner = RolloutRunner(executor, spec, mixes_members=engine.mixes_members)
     state = {"global_step": 0, "max_steps": args.max_steps}

@@ -8,7 +8,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -46,6 +46,7 @@ from ..rewards.calibration import CORRECT
 from ..rewards.function import RewardFuncs, eval_functions, reward_functions
 from ..rewards.outputs import columns_read
 from ..rewards.scorer import Scorer
+from ..rollout.rollout_func import RolloutFunc
 from ..rollout.rollouts import Rollouts, per_prompt, unique_prompts
 from ..rollout.runner import Interrupted, UnscoredSamples
 from ..utils.files import explain_disk, write_lines
@@ -121,6 +122,7 @@ class ESTrainer:
         progress: Progress | None = None,
         tools: Sequence[Any] | None = None,
         environment_factory: Any = None,
+        rollout_func: Callable[..., Any] | None = None,
     ) -> None:
         args = args or ESConfig()
         if not isinstance(args, ESConfig):
@@ -130,6 +132,9 @@ class ESTrainer:
             train_dataset = dataset.episodes(args.prompts_per_step)
         if train_dataset is None:
             raise DataError("train_dataset is missing: give a datasets.Dataset or a list of dicts with a 'prompt'.")
+        self.rollout_func = None if rollout_func is None else RolloutFunc(rollout_func, self)
+        if rollout_func is not None and (tools or environment_factory is not None):
+            raise ConfigError("rollout_func makes completions itself: leave out tools and environment_factory, or it.")
         self.tools, reward_funcs = factory.tools_and_rewards(tools, environment_factory, reward_funcs, args)
         self.rewards = reward_functions(reward_funcs, args.reward_args)
         self.gold_metrics = eval_functions(eval_funcs, self.rewards, args.reward_args)
@@ -145,7 +150,7 @@ class ESTrainer:
         if not self.rewards:
             raise RewardError("reward_funcs is empty: there is nothing to optimize. Give at least one function.")
         self._unlabeled = any(reward.is_confidence for reward in self.rewards)
-        self.prompts.check_columns(self.rewards, self.gold_metrics, args.num_generations)
+        self.prompts.check_columns(self.rewards, self.gold_metrics, args.num_generations, complete=rollout_func is None)
         RewardSchedule(args, self.rewards)  # raises now for weights that do not fit
         self._curriculum(args)
         handlers = hooks.callbacks(args, callbacks)
@@ -173,7 +178,7 @@ class ESTrainer:
         self.args = dataclasses.replace(args, learning_rate=rate, generation_batch_size=rows, chunk_size=chunk)
         self._left_open = [name for name in _CHOSEN if getattr(args, name) is None]
         self.population = Population(args.population_size, args.antithetic)
-        self.fleet = factory.fleet(self.engine, model, tokenizer, self.args, self.tools)
+        self.fleet = factory.fleet(self.engine, model, tokenizer, self.args, self.tools, self.rollout_func)
         self._scorer(evaluation=True).close()  # raises now for functions that cannot be sent to other processes
         self.run = Run(self.args, self.engine, self.fleet, [r.name for r in self.rewards], self.prompts.digest())
         self._follows_sigma = False
@@ -561,8 +566,9 @@ class ESTrainer:
             batch = self.prompts.at(self.curriculum.draw(PROMPTS))
         with self._scorer(evaluation=False) as scorer:
             return preflight(
-                self.engine, self.args, batch, scorer, self.schedule.weights, self.progress.rows, self.tools
-            )
+                self.engine, self.args, batch, scorer, self.schedule.weights, self.progress.rows, self.tools,
+                self.rollout_func,
+            )  # fmt: skip
 
     def evaluate(self) -> dict[str, float]:
         """Rewards of the center on `eval_dataset`, or on the first training prompts when there is none."""
@@ -638,6 +644,15 @@ class ESTrainer:
         """Of answers to different prompts, where a reward can be earned by giving all of them the same."""
         share = diversity(rows) if self._unlabeled else None
         return {} if share is None else {"completions/diversity": share}
+
+    def generate_completions(self, prompts: Sequence[Any]) -> list[dict[str, Any]]:
+        """Within `rollout_func`: completions of prompts (text, messages, or lists of tokens) by the member at work, all
+        at once: for each its `prompt_ids`, `completion_ids`, `logprobs` (one per token) and `text`. Raises
+        ConfigError outside of it.
+        """
+        if self.rollout_func is None:
+            raise ConfigError("generate_completions is for rollout_func, and this trainer has none.")
+        return self.rollout_func.complete(prompts)
 
     def save_model(self, output_dir: AnyPath | None = None) -> None:
         """Write the center to a folder that `from_pretrained` loads; default: `output_dir`. Raises SaveError."""

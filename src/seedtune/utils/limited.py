@@ -5,15 +5,15 @@ or fill the memory. Such a function ends by an alarm, and where that does not re
 from __future__ import annotations
 
 import os
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from loky import ProcessPoolExecutor
 
+from .alarm import Late, alarm
 from .processes import exit_with_parent
 
 T = TypeVar("T")
@@ -51,10 +51,6 @@ class LimitedProcess:
                 return None
 
 
-class _Late(BaseException):
-    """The alarm; no `except Exception` holds it up."""
-
-
 def _begin(parent: int, imports: Callable[[], object] | None) -> None:
     """In the process."""
     exit_with_parent(parent)
@@ -69,25 +65,7 @@ def _begin(parent: int, imports: Callable[[], object] | None) -> None:
 def _within(seconds: float, function: Callable[..., T], args: tuple[Any, ...]) -> T | None:
     """In the process."""
     try:
-        with _alarm(seconds):
+        with alarm(seconds):
             return function(*args)
-    except (_Late, MemoryError):
+    except (Late, MemoryError):
         return None
-
-
-@contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ring(*_: object) -> None:
-        raise _Late
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
