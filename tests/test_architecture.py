@@ -50,6 +50,7 @@ ONLY_IN = {
     "trl": ["compare/rl.py"],
     "math_verify": ["tasks/math_equal.py"],
     "reasoning_gym": ["tasks/gym/*.py"],
+    "verifiers": ["tasks/verifiers.py"],
     "peft": ["engines/adapters.py"],
     "IPython": ["report/notebook.py"],
     "bitsandbytes": [],  # whoever has such layers has imported it

@@ -108,7 +108,7 @@ def test_what_is_quick_to_compute(text):
     "text",
     ["9**9**9", "9^{9^9}", "((99)^{999})^{999}", "1e9999", "1000!",
      "5!!", "(3!)!", "2^(3^4)", "9" * 61, "1" * 401, "2^", r"\sum_{i=1}^{9} i",
-     "2^{99999}", "٣", "2^{9!}", "__x__"],
+     "2^{99999}", "٣", "2^{9!}", "__x__", "(" * 9 + "1" + ")" * 9],
 )  # fmt: skip
 def test_what_may_take_for_ever(text):
     assert not math_equal.is_small(text)

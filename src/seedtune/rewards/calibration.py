@@ -22,8 +22,11 @@ from .equivalence import Choice, plug_of
 CONFIDENCE, CORRECT = "calibration/confidence", "calibration/correct"
 
 #: `Confidence: 80%`, `confidence is 0.8`, `Confidence: 8/10`: a number, and what says its scale.
+_BETWEEN = r"[\s:=*~_(]{0,20}"  # bounded, as a model may write spaces for ever
 _STATED = re.compile(
-    r"\bconfidence\b(?:\s+(?:level|is|of)\b|[\s:=*~_(])*(\d+(?:\.\d+)?)\s*(%|percent\b|/\s*100?\b)?", re.I
+    rf"\bconfidence\b{_BETWEEN}(?:(?:level|is|of)\b{_BETWEEN}){{0,3}}(\d{{1,40}}(?:\.\d{{1,40}})?)\s{{0,20}}"
+    r"(%|percent\b|/\s{0,20}100?\b)?",
+    re.I,
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from .arithmetic import combine, evaluate, plain
 from .base import Row, Task, text_of
+from .final_answer import contents, tagged
 
 #: The example of the paper's prompt: copying it earns nothing.
 _EXAMPLE = "(1 + 2) / 3"
@@ -27,7 +28,7 @@ def answer_is_right(text: str, numbers: list[int], target: int) -> bool:
 
 def _answer(text: str) -> tuple[Fraction, Counter[int]] | None:
     """Value and numbers of the last answer; None where there is none, or it divides by zero."""
-    answers = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    answers = contents(text)
     try:
         return evaluate(answers[-1]) if answers else None
     except (ValueError, ZeroDivisionError):
@@ -39,18 +40,21 @@ def format_score(text: str) -> float:
     answer block. The prompt ends in `<think>`, so it is put in front before scoring. An answer that is the prompt's
     example, or has no number in it, is none.
     """
-    whole = "<think>" + re.sub(r"<answer>(.*?)</answer>", _without_copies, text, flags=re.DOTALL)
-    block = r"(?:(?!</?think>|</?answer>).)*"
+    whole = "<think>" + _without_copies(text)
+    block = r"(?:(?!</?think>|</?answer>).)*+"
     if re.fullmatch(rf"<think>{block}</think>\n<answer>{block}</answer>", whole, re.DOTALL):
         return 1.0
-    think = re.search(r"<think>.*?</think>", whole, re.DOTALL)
-    answer = re.search(r"<answer>.*?</answer>", whole, re.DOTALL)
-    return 0.1 * bool(think) + 0.5 * bool(answer)
+    return 0.1 * bool(tagged(whole, "think")) + 0.5 * bool(tagged(whole))
 
 
-def _without_copies(answer: re.Match[str]) -> str:
-    own = re.search(r"\d", plain(answer[1])) and _squeezed(answer[1]) != _squeezed(_EXAMPLE)
-    return answer[0] if own else ""
+def _without_copies(text: str) -> str:
+    """Without answers that are the example, or no numbers."""
+    kept, place = [], 0
+    for (start, end), content in zip(tagged(text), contents(text), strict=True):
+        own = re.search(r"\d", plain(content)) and _squeezed(content) != _squeezed(_EXAMPLE)
+        kept += [text[place : end if own else start]]
+        place = end
+    return "".join([*kept, text[place:]])
 
 
 def _squeezed(expression: str) -> str:

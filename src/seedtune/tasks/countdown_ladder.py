@@ -24,6 +24,7 @@ from ..errors import ConfigError
 from . import countdown
 from .arithmetic import combine, count_solutions, evaluate
 from .base import Message, Row, Rows, Task, text_of
+from .final_answer import contents
 
 
 @dataclass(frozen=True)
@@ -214,8 +215,8 @@ def expression_of(text: str) -> str:
     """What a completion gives as its answer: what stands in its last answer tags, or, where there are none, its first
     line.
     """
-    tagged = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
-    return tagged[-1] if tagged else text.strip().partition("\n")[0]
+    answers = contents(text)
+    return answers[-1] if answers else text.strip().partition("\n")[0]
 
 
 def _answer(completion: Any) -> tuple[Fraction, Counter[int]] | None:

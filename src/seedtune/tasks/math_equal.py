@@ -21,6 +21,8 @@ _process = LimitedProcess()
 LONGEST, MOST_DIGITS = 400, 60
 #: The product of all whole numbers that stand in exponents, at most; and what a factorial or binomial is taken of.
 _EXPONENTS, _FACTORIALS = 5_000, 200
+#: A parser takes long where brackets stand within brackets.
+_DEEPEST = 8
 #: What computes instead of saying a value.
 _COMPUTES = re.compile(r"\\(?:sum|prod|int|iint|oint|lim|frac\{d|underbrace|overbrace|bmod)(?![a-z])|_\s*_|[\x00-\x08]")
 _POWER = re.compile(r"\*\*|\^")
@@ -59,9 +61,18 @@ def is_small(text: str) -> bool:
     if any(len(number) > MOST_DIGITS for number in numbers) or re.search(r"\d[eE][-+]?\d{3}", text):
         return False
     large = any(len(n) > 6 or int(n) > _FACTORIALS for n in numbers) or re.search(r"[!)}\]]\s*!", text)
-    if large and re.search(r"!|binom|choose|gamma", text):
+    if (large and re.search(r"!|binom|choose|gamma", text)) or _depth(text) > _DEEPEST:
         return False
     return _exponents_are_small(text)
+
+
+def _depth(text: str) -> int:
+    """Of brackets within brackets."""
+    open_now = deepest = 0
+    for character in text:
+        open_now += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, open_now)
+    return deepest
 
 
 def _exponents_are_small(text: str) -> bool:

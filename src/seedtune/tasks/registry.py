@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from . import conciseness, countdown_ladder, keywords, math_problems, one_liner, reasoning_gym, summary
+from . import conciseness, countdown_ladder, keywords, math_problems, one_liner, reasoning_gym, summary, verifiers
 from .base import RewardFunction, Task
 
 #: The last three are made to be hacked: a worse completion earns the full reward, and the gold metric shows it.
 _TASKS = (
-    conciseness.TASK, countdown_ladder.TASK, math_problems.TASK, reasoning_gym.TASK,
+    conciseness.TASK, countdown_ladder.TASK, math_problems.TASK, reasoning_gym.TASK, verifiers.TASK,
     keywords.TASK, one_liner.TASK, summary.TASK,
 )  # fmt: skip
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}

@@ -83,6 +83,8 @@ RISKS |= {
         "what is no number is passed over; an equation without solutions is solved by any text",
         re.compile(r"-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?)*+"),
     ),
+    "quantum_lock": Risk("every A, B and C of any text is a step", re.compile(r"[A-C](?:[\s,→>-]+[A-C])*+")),
+    "sokoban": Risk("letters that are no steps are passed over", re.compile(r"[UDLRudlr\s]+")),
     "gsm_symbolic": Risk("the first number of any text counts", re.compile(r"-?\$?[\d,]+(?:\.\d+)?%?")),
 }
 
