@@ -60,9 +60,8 @@ def main() -> None:
     result = {"machine": environment(), "outputs": parsed.outputs, "scorers": found}
     (HERE / "results" / "hostile.json").write_text(json.dumps(result, indent=1) + "\n")
     worst = max(found, key=lambda name: found[name]["slowest_seconds"])
-    print(
-        f"slowest of all: {worst}, {found[worst]['slowest_seconds']} s; passed {sum(f['passed'] for f in found.values())}"
-    )
+    passed = sum(each["passed"] for each in found.values())
+    print(f"slowest of all: {worst}, {found[worst]['slowest_seconds']} s; passed: {passed}")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-import hostile
 import pytest
+
+import hostile
 import scorers
 
 COUNT = 400
