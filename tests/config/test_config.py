@@ -88,3 +88,12 @@ def test_a_replica_has_the_gpus_that_its_model_is_spread_over():
     with pytest.raises(ConfigError, match="set replica_gpus: 2, not 1"):
         ESConfig(**spread, replica_gpus=1)
     assert ESConfig(**spread, replica_gpus=2).replica_gpus == 2
+
+
+def test_a_learning_rate_of_gradients_is_noticed():
+    notes = Notes()
+    for perturbation, rate in (("full", 5e-6), ("lowrank", 1e-5), ("full", 5e-4), ("full", None)):
+        factory.note_unused(ESConfig(sigma=0.001, learning_rate=rate, perturbation=perturbation))
+    notes.stop()
+    assert [text.split(" is far below")[0] for text in notes.texts] == ["learning_rate 5e-06", "learning_rate 1e-05"]
+    assert [text.split("it is ")[1] for text in notes.texts] == ["half of sigma.", "2 sigma."]

@@ -309,6 +309,10 @@ def check_reading(args: ESConfig, *, reads: bool, tools: ToolSet | None = None) 
         log.warning("%s: ignored: the dataset's own completions are read, and nothing is decoded.", ", ".join(unused))
 
 
+#: How many times smaller than sigma a learning rate is when it was probably meant for gradients.
+_FAR_BELOW = 50
+
+
 def note_unused(args: ESConfig) -> None:
     """Say which settings do nothing beside the others."""
     of_hub = ("hub_model_id", "hub_private_repo", "hub_token", "hub_revision", "hub_strategy")
@@ -316,3 +320,9 @@ def note_unused(args: ESConfig) -> None:
         unused = [name for name in names if getattr(args, name) != getattr(ESConfig, name)]
         if unused and not getattr(args, needed):
             log.warning("%s: ignored: only applies with %s: true.", ", ".join(unused), needed)
+    if isinstance(args.learning_rate, float) and 0 < args.learning_rate < args.fixed_sigma / _FAR_BELOW:
+        log.warning(
+            "learning_rate %g is far below sigma (%g), so the center will hardly move. Is it one of gradients? It "
+            "says nothing about a step of ES: leave it out, and it is %s sigma.",
+            args.learning_rate, args.fixed_sigma, "2" if args.perturbation == "lowrank" else "half of",
+        )  # fmt: skip
