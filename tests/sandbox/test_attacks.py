@@ -143,7 +143,7 @@ def test_nothing_outlives_the_process_that_asked(how):
 
 
 def test_nothing_is_left_of_a_sandbox_whose_start_was_cut_off():
-    """Whenever the process that asked is killed. What it started is known by its arguments, or its limit of CPU time."""
+    """Whenever the process that asked is killed. What it started is known by its arguments or its limit of CPU time."""
     seconds = 987_654
     program = (
         "from seedtune import sandbox; sandbox.check(); print('ready', flush=True);"

@@ -74,6 +74,25 @@ def test_nothing_is_left_open():
     assert set(os.listdir("/proc/self/fd")) == before
 
 
+@needs_bubblewrap
+def test_two_programs_that_talk():
+    ask = "import sys\nfor n in range(3):\n    print(n, flush=True)\n    print(input(), file=sys.stderr)"
+    answer = "while True: print(2 * int(input()), flush=True)"
+    asked, answered = sandbox.converse(ask, answer, sandbox.Limits(), sandbox.Limits())
+    assert (asked.stderr, asked.ended) == ("0\n2\n4\n", "ok")
+    assert "EOFError" in answered.stderr
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize("silent", ["exit()", "while True: pass", "import os; os.abort()"])
+def test_two_programs_of_which_one_says_nothing(silent):
+    limits = sandbox.Limits(seconds=1)
+    asked, answered = sandbox.converse("print(input())", silent, sandbox.Limits(), limits)
+    assert "EOFError" in asked.stderr
+    asked, answered = sandbox.converse(silent, "print(input())", limits, sandbox.Limits())
+    assert "EOFError" in answered.stderr
+
+
 @pytest.mark.parametrize(
     ("limits", "says"),
     [

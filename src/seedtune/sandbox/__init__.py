@@ -3,6 +3,6 @@ what is promised and what is not.
 """
 
 from .limits import Limits, Result
-from .program import check, run
+from .program import check, converse, run
 
-__all__ = ["Limits", "Result", "check", "run"]
+__all__ = ["Limits", "Result", "check", "converse", "run"]

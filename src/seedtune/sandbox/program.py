@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -38,7 +39,18 @@ def run(code: str, stdin: str = "", limits: Limits | None = None) -> Result:
     Raises SandboxError where there is no sandbox: never because of what the program does.
     """
     check()
-    return _run(code, stdin, limits or Limits())
+    return _run(code, limits or Limits(), _bytes(stdin))
+
+
+def converse(first: str, second: str, limits: Limits, limits_of_second: Limits) -> tuple[Result, Result]:
+    """Run two programs at once, each in a sandbox of its own, as `run` does. What one writes to stdout is what the
+    other reads from stdin, and is not limited; there is nothing else between them. The results have their stderr.
+    """
+    check()
+    (to_second, from_first), (to_first, from_second) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+    with ThreadPoolExecutor(1) as thread:
+        other = thread.submit(_run, second, limits_of_second, to_second, from_second)
+        return _run(first, limits, to_first, from_first), other.result()
 
 
 @cache
@@ -53,7 +65,7 @@ def check() -> None:
         raise SandboxError(f"the sandbox for generated code knows {known}; this is {platform.machine()}.")
     if _bubblewrap() is None:
         raise SandboxError(f"the sandbox for generated code needs bubblewrap (bwrap), which is not here. {_HOW}")
-    result = _run("print(1 + 2)", "", Limits(seconds=60))
+    result = _run("print(1 + 2)", Limits(seconds=60), b"")
     if result.stdout != "3\n":
         raise SandboxError(f"a program in the sandbox did not run: {result.stderr or result.ended}")
 
@@ -62,7 +74,8 @@ def _bubblewrap() -> str | None:
     return shutil.which("bwrap")
 
 
-def _run(code: str, stdin: str, limits: Limits) -> Result:
+def _run(code: str, limits: Limits, stdin: bytes | int, stdout: int | None = None) -> Result:
+    """`stdin`: its content, or an open file; `stdout`: an open file. These are closed."""
     begun = time.monotonic()
     with ExitStack() as open_files:
 
@@ -72,27 +85,27 @@ def _run(code: str, stdin: str, limits: Limits) -> Result:
         status, status_here = os.pipe2(os.O_CLOEXEC)
         open_files.callback(os.close, status)
         with ExitStack() as only_theirs:
-            only_theirs.callback(os.close, status_here)
+            for file in (status_here, *(f for f in (stdin, stdout) if isinstance(f, int))):
+                only_theirs.callback(os.close, file)
             given = {"code": holds(_bytes(code)), "seccomp": holds(seccomp.assemble()), "status": status_here}
             process = subprocess.Popen(
                 [runtime.HERE, "-I", "-S", _START, json.dumps(_spec(limits, given))],
-                stdin=holds(_bytes(stdin)), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                stdin=holds(stdin) if isinstance(stdin, bytes) else stdin,
+                stdout=subprocess.PIPE if stdout is None else stdout, stderr=subprocess.PIPE,
                 pass_fds=tuple(given.values()), env=_environment(), cwd="/", start_new_session=True,
             )  # fmt: skip
-        assert process.stdout is not None
-        assert process.stderr is not None
         with process:  # closes its pipes
-            pipes = [process.stdout.fileno(), process.stderr.fileno(), status]
+            pipes = [status, *(p.fileno() for p in (process.stderr, process.stdout) if p)]
             try:
-                outputs, killed = _read(pipes, limits, begun + limits.seconds)
+                (said, *outputs), killed = _read(pipes, limits, begun + limits.seconds)
             finally:
                 _end(process)
-        stdout, stderr = (b"".join(part)[: limits.output].decode(errors="replace") for part in outputs[:2])
-        exit_code = None if killed else _exit_code(b"".join(outputs[2]))
+        written, printed = (part[: limits.output].decode(errors="replace") for part in [*outputs, b""][:2])
+        exit_code = None if killed else _exit_code(said)
         if exit_code is None and not killed:
-            raise SandboxError(f"the sandbox for generated code does not start: {_why(stderr)}")
-        ended = killed or _ended(exit_code, stderr)
-        return Result(stdout, stderr, exit_code, ended, time.monotonic() - begun)
+            raise SandboxError(f"the sandbox for generated code does not start: {_why(written)}")
+        ended = killed or _ended(exit_code, written)
+        return Result(printed, written, exit_code, ended, time.monotonic() - begun)
 
 
 _START = str(Path(__file__).with_name("start.py"))
@@ -156,23 +169,21 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _read(pipes: list[int], limits: Limits, until: float) -> tuple[list[list[bytes]], Ended | None]:
+def _read(pipes: list[int], limits: Limits, until: float) -> tuple[list[bytes], Ended | None]:
     """What comes out of the pipes until all are closed, or until the program has to be killed, and for what."""
     parts: dict[int, list[bytes]] = {pipe: [] for pipe in pipes}
-    sizes = dict.fromkeys(pipes, 0)
+    killed: Ended | None = None
     with _selector(pipes) as ready:
-        while ready.get_map():
+        while ready.get_map() and killed is None:
             for key, _ in ready.select(max(until - time.monotonic(), 0)):
-                part = os.read(key.fd, 2**16)
-                parts[key.fd].append(part)
-                sizes[key.fd] += len(part)
+                parts[key.fd].append(part := os.read(key.fd, 2**16))
                 if not part:
                     ready.unregister(key.fd)
-                elif sizes[key.fd] > limits.output:
-                    return list(parts.values()), "output"
-            if ready.get_map() and time.monotonic() >= until:
-                return list(parts.values()), "time"
-    return list(parts.values()), None
+                elif sum(map(len, parts[key.fd])) > limits.output:
+                    killed = "output"
+            if killed is None and ready.get_map() and time.monotonic() >= until:
+                killed = "time"
+    return [b"".join(some) for some in parts.values()], killed
 
 
 def _end(process: subprocess.Popen[bytes], seconds: float = 30) -> None:

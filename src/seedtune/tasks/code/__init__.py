@@ -1,0 +1,1 @@
+"""Tasks whose completions are programs, which run in the sandbox."""

@@ -1,0 +1,261 @@
+"""Two programs, each run in a sandbox of its own: `examine` has the tests, `serve` has the code that is tested. A test
+calls the code's functions as if they were its own; only plain values cross. So the code sees arguments, never a test or
+an expected value; and nothing that it overwrites, prints, raises or ends is the tests'.
+
+This file is what both are made of (`verdict`): it loads nothing but the standard library. Messages are lines of JSON.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import json
+import os
+from typing import Any, BinaryIO
+
+#: Bytes of one message.
+LONGEST = 2**24
+#: Special methods that a test may use on an object that stays with the code. None of those that compare is there: an
+#: object that says it equals everything would pass every test.
+_SPECIAL = {"len": len, "str": str, "repr": repr, "iter": iter, "next": next}
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def encode(value: Any, objects: list[Any] | None = None) -> Any:
+    """As JSON: a scalar as it is, all else as a list that begins with its kind. What is no plain value is kept in
+    `objects`, and its number crosses. Raises TypeError where there are none.
+    """
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        return ["int", hex(value)]  # of any size, in linear time
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, bytes | bytearray):
+        return ["bytes", value.hex()]
+    if isinstance(value, complex):
+        return ["complex", value.real, value.imag]
+    if isinstance(value, dict):
+        return ["dict", [[encode(k, objects), encode(v, objects)] for k, v in value.items()]]
+    for kind in (list, tuple, set, frozenset):
+        if isinstance(value, kind):
+            return [kind.__name__, [encode(item, objects) for item in value]]
+    if isinstance(value, Remote):
+        return ["object", value._number]
+    if objects is None:
+        raise TypeError(f"a test gives the code a {type(value).__name__}: only plain values can be given")
+    objects.append(value)
+    return ["object", len(objects) - 1]
+
+
+def decode(told: Any, of_object: Any) -> Any:
+    """What `encode` made it of; `of_object` makes an object of a number. Raises ValueError, TypeError."""
+    if told is None or isinstance(told, bool | float | str):
+        return told
+    kind, *rest = told
+    if kind == "int":
+        return int(rest[0], 16)
+    if kind == "bytes":
+        return bytes.fromhex(rest[0])
+    if kind == "complex":
+        return complex(*rest)
+    if kind == "dict":
+        return {decode(k, of_object): decode(v, of_object) for k, v in rest[0]}
+    if kind == "object":
+        return of_object(rest[0])
+    if kind not in ("list", "tuple", "set", "frozenset"):
+        raise ValueError(f"no kind of value: {kind!r}")
+    return getattr(builtins, kind)(decode(item, of_object) for item in rest[0])
+
+
+def take_over(number: int) -> BinaryIO:
+    """The file of that number, which from now on is /dev/null for all others."""
+    kept = os.dup(number)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, number)
+    os.close(null)
+    return os.fdopen(kept, "rb" if number == 0 else "wb", 2**16 if number == 0 else 0)
+
+
+# --- the code ---------------------------------------------------------------------------------------------------------
+
+
+def serve(source: str) -> None:
+    """Run the code, then do what is asked of it until nobody asks any more."""
+    requests, replies = take_over(0), take_over(1)
+    objects: list[Any] = []
+    names: dict[str, Any] = {"__name__": "solution"}
+    failed = None
+    try:
+        exec(compile(source, "solution.py", "exec"), names)  # noqa: S102 (in the sandbox)
+    except BaseException as e:
+        failed = _shown(e)
+    while line := requests.readline():
+        request = json.loads(line)
+        try:
+            if request["do"] == "names":
+                found = {name: encode(names[name], objects) for name in request["names"] if name in names}
+                reply: dict[str, Any] = {"names": found, "failed": failed}
+            else:
+                reply = {"value": encode(_done(request, objects), objects)}
+        except BaseException as e:
+            reply = {"raised": type(e).__name__, "said": _shown(e)}
+        _write(replies, json.dumps(reply).encode() + b"\n")
+
+
+def _done(request: dict[str, Any], objects: list[Any]) -> Any:
+    target = objects[request["object"]]
+    arguments = [decode(value, objects.__getitem__) for value in request["args"]]
+    if request["do"] == "call":
+        return target(*arguments, **{k: decode(v, objects.__getitem__) for k, v in request["named"].items()})
+    if request["do"] == "attribute":
+        return getattr(target, *arguments)
+    if request["do"] == "item":
+        return target[arguments[0]]
+    return _SPECIAL[request["do"]](target)
+
+
+def _write(file: BinaryIO, data: bytes) -> None:
+    while data:
+        data = data[file.write(data) :]
+
+
+def _shown(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"[:500]
+    except BaseException:
+        return type(error).__name__
+
+
+def answer(source: str, name: str, arguments: list[list[Any]]) -> None:
+    """Call one function of the code with each of these, and print what it returns; of what raises, nothing."""
+    told = take_over(1)
+    names: dict[str, Any] = {"__name__": "solution"}
+    exec(compile(source, "solution.py", "exec"), names)  # noqa: S102 (in the sandbox)
+    for number, given in enumerate(arguments):
+        try:
+            line = json.dumps([number, encode(names[name](*given))])
+        except Exception:
+            continue
+        _write(told, line.encode() + b"\n")
+
+
+# --- the tests --------------------------------------------------------------------------------------------------------
+
+
+class CodeError(Exception):
+    """What the code raised, where it is no exception of Python's own; or it ended, or said something else."""
+
+
+class Remote:
+    """An object that stays with the code: what a test may do with it is done there."""
+
+    asked = 0
+    requests: BinaryIO
+    replies: BinaryIO
+
+    def __init__(self, number: int) -> None:
+        self._number = int(number)
+
+    @classmethod
+    def ask(cls, **request: Any) -> dict[str, Any]:
+        """Send a request, and wait for the reply. Raises CodeError where none comes."""
+        Remote.asked += 1
+        try:
+            _write(cls.requests, json.dumps(request).encode() + b"\n")
+            line = cls.replies.readline(LONGEST)
+            reply = json.loads(line) if line else None
+        except (OSError, ValueError, RecursionError):
+            reply = None
+        if not isinstance(reply, dict):
+            raise CodeError("the code ended, or said what is no reply")
+        return reply
+
+    def _do(self, what: str, *args: Any, **named: Any) -> Any:
+        given = {"args": [encode(a) for a in args], "named": {k: encode(v) for k, v in named.items()}}
+        reply = Remote.ask(do=what, object=self._number, **given)
+        if "value" not in reply:
+            kind = getattr(builtins, str(reply.get("raised")), None)
+            known = isinstance(kind, type) and issubclass(kind, Exception) and kind is not AssertionError
+            error: type[Exception] = kind if known else CodeError  # type: ignore[assignment]
+            raise error(str(reply.get("said")))
+        try:
+            return decode(reply["value"], Remote)
+        except (ValueError, TypeError, LookupError, RecursionError):
+            raise CodeError("the code said what is no value") from None
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        return self._do("call", *args, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._do("attribute", name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._do("item", key)
+
+    def __contains__(self, value: Any) -> bool:
+        raise CodeError("a test looks into an object of the code's own, which may say that it contains everything")
+
+    def __len__(self) -> int:
+        return int(self._do("len"))
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Any:
+        return self._do("iter")
+
+    def __next__(self) -> Any:
+        return self._do("next")
+
+    def __str__(self) -> str:
+        return str(self._do("str"))
+
+    def __repr__(self) -> str:
+        return str(self._do("repr"))
+
+
+def plain(value: Any) -> Any:
+    """With lists in place of tuples, as JSON has them."""
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def examine(setup: list[str], tests: list[str]) -> None:
+    """Run the tests one after another, and say of each, as a line on stderr, whether it passed; or that it cannot be
+    run, for a reason that is not the code's.
+    """
+    Remote.replies, Remote.requests, verdicts = take_over(0), take_over(1), take_over(2)
+
+    def tell(**what: Any) -> None:
+        _write(verdicts, json.dumps(what).encode() + b"\n")
+
+    trees = [ast.parse(source) for source in (*setup, *tests)]
+    wanted = {n.id for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Name)} - set(dir(builtins))
+    try:
+        reply = Remote.ask(do="names", names=sorted(wanted))
+        names = {name: decode(told, Remote) for name, told in dict(reply.get("names", {})).items() if name in wanted}
+    except (CodeError, ValueError, TypeError, LookupError, RecursionError):
+        reply, names = {"failed": "the code ended while it was loaded"}, {}
+    if reply.get("failed"):
+        tell(failed=str(reply["failed"]))
+        return
+    names |= {"__name__": "tests", "plain_": plain}
+    for number, source in enumerate((*setup, *tests), start=-len(setup)):
+        Remote.asked = 0
+        try:
+            exec(compile(source, "tests.py", "exec"), names)  # noqa: S102 (in the sandbox)
+        except BaseException as e:
+            missing = isinstance(e, NameError) and e.name in wanted
+            if number < 0 or not (Remote.asked or missing or isinstance(e, AssertionError)):
+                tell(broken=_shown(e))
+                return
+            tell(test=number, passed=False, said=_shown(e))
+        else:
+            if number >= 0:
+                tell(test=number, passed=True)
