@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from fractions import Fraction
 
@@ -25,10 +26,19 @@ def score(function, row, text):
 COMPLETE = [name for name, task in TASKS.items() if not task.required_args]
 
 
+def runs_code(task):
+    return any(getattr(reward, "runs_code", False) for reward in task.rewards)
+
+
 @pytest.mark.parametrize("name", COMPLETE)
 def test_the_reference_scores_full_marks_and_hacks_score_none(name):
     task = builtin(name)
-    for row in [*task.train[:20], *task.test[:20]]:
+    few = 20
+    if runs_code(task):
+        few = 2
+        if shutil.which("bwrap") is None:
+            pytest.skip("bubblewrap is not installed")
+    for row in [*task.train[:few], *task.test[:few]]:
         for reward in task.rewards:
             assert score(reward, row, task.reference(row)) == pytest.approx(task.full_marks)
         for metric in task.gold_metrics:

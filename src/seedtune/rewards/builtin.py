@@ -4,11 +4,15 @@ arguments that `reward_args` may give them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from .. import sandbox
 from ..errors import ConfigError, RewardError
+from ..tasks.code.columns import known as has_tests
+from ..tasks.code.columns import needed as tests_needed
+from ..tasks.code.unit_tests import limits, unit_tests
 from ..tasks.registry import FUNCTIONS as OF_TASKS
 from .answers import check_pattern
 from .calibration import calibration, judge_of, likelihood_calibration, majority_calibration
@@ -32,6 +36,7 @@ _ARGUMENTS: dict[str, Sequence[str]] = {
     "self_certainty": (),
     "log_likelihood": (),
     "preference_margin": ("per_token",),
+    "unit_tests": ("partial", "seconds", "megabytes"),
 }
 
 
@@ -46,7 +51,7 @@ def innermost(function: Callable[..., Any]) -> tuple[Callable[..., Any], dict[st
 
 def arguments_of(function: Callable[..., Any]) -> Sequence[str] | None:
     """Names of arguments that one of ours takes besides what every function is called with; None: it is another's."""
-    return next((_ARGUMENTS[name] for name, ours in _OWN.items() if ours is function), None)
+    return next((_ARGUMENTS[name] for name in _ARGUMENTS if FUNCTIONS[name] is function), None)
 
 
 def is_confidence(function: Callable[..., Any]) -> bool:
@@ -56,9 +61,14 @@ def is_confidence(function: Callable[..., Any]) -> bool:
 
 def check_arguments(function: Callable[..., Any], columns: Sequence[str]) -> None:
     """Raise ConfigError or RewardError when one of ours, or a partial of it, has arguments that it cannot be called
-    with, or not with these columns: a model that is not there, no column with solutions.
+    with, or not with these columns: a model that is not there, no column with solutions. Raise SandboxError when it
+    runs code, and there is no sandbox.
     """
     ours, given = innermost(function)
+    if getattr(ours, "runs_code", False):
+        sandbox.check()
+    if ours is unit_tests:
+        _check_tests(given, columns)
     if arguments_of(ours) is None:
         return
     if "equivalence" in given:
@@ -70,6 +80,17 @@ def check_arguments(function: Callable[..., Any], columns: Sequence[str]) -> Non
             raise ConfigError(f"reward_args: {ours.__name__}: {name} is a {kinds[0].__name__}; got {given[name]!r}.")
     if any(ours is f for f in CALIBRATION):
         _check_judge(ours.__name__, given.get("correct"), columns)
+
+
+def _check_tests(given: Mapping[str, Any], columns: Sequence[str]) -> None:
+    limits(**{name: given[name] for name in ("seconds", "megabytes") if name in given})
+    if not isinstance(given.get("partial", False), bool):
+        raise ConfigError(f"reward_args: unit_tests: partial is true or false; got {given['partial']!r}.")
+    if not has_tests(columns):
+        raise RewardError(
+            f"reward function 'unit_tests' runs the tests that the dataset has, in columns {tests_needed()}; its "
+            f"columns are: {', '.join(columns)}."
+        )
 
 
 def _check_judge(name: str, correct: Any, columns: Sequence[str]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from . import conciseness, countdown_ladder, keywords, math_problems, one_liner, reasoning_gym, summary, verifiers
+from .arc import task as arc
 from .base import RewardFunction, Task
+from .code import hacks, unit_tests
 
-#: The last three are made to be hacked: a worse completion earns the full reward, and the gold metric shows it.
+#: The last four are made to be hacked: a worse completion earns the full reward, and the gold metric shows it.
 _TASKS = (
     conciseness.TASK, countdown_ladder.TASK, math_problems.TASK, reasoning_gym.TASK, verifiers.TASK,
-    keywords.TASK, one_liner.TASK, summary.TASK,
+    unit_tests.TASK, arc.TASK, keywords.TASK, one_liner.TASK, summary.TASK, hacks.TASK,
 )  # fmt: skip
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 

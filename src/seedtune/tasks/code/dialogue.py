@@ -11,13 +11,14 @@ import ast
 import builtins
 import json
 import os
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 #: Bytes of one message.
 LONGEST = 2**24
 #: Special methods that a test may use on an object that stays with the code. None of those that compare is there: an
 #: object that says it equals everything would pass every test.
-_SPECIAL = {"len": len, "str": str, "repr": repr, "iter": iter, "next": next}
+_SPECIAL: dict[str, Callable[[Any], Any]] = {"len": len, "str": str, "repr": repr, "iter": iter, "next": next}
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -25,7 +26,7 @@ _SPECIAL = {"len": len, "str": str, "repr": repr, "iter": iter, "next": next}
 
 def encode(value: Any, objects: list[Any] | None = None) -> Any:
     """As JSON: a scalar as it is, all else as a list that begins with its kind. What is no plain value is kept in
-    `objects`, and its number crosses. Raises TypeError where there are none.
+    `objects`, and its number crosses. Raises TestError where there are none.
     """
     if value is None or isinstance(value, bool | float):
         return value
@@ -45,7 +46,7 @@ def encode(value: Any, objects: list[Any] | None = None) -> Any:
     if isinstance(value, Remote):
         return ["object", value._number]
     if objects is None:
-        raise TypeError(f"a test gives the code a {type(value).__name__}: only plain values can be given")
+        raise TestError(f"a test gives the code a {type(value).__name__}: only plain values can be given")
     objects.append(value)
     return ["object", len(objects) - 1]
 
@@ -145,6 +146,10 @@ def answer(source: str, name: str, arguments: list[list[Any]]) -> None:
 # --- the tests --------------------------------------------------------------------------------------------------------
 
 
+class TestError(Exception):
+    """What a test cannot do."""
+
+
 class CodeError(Exception):
     """What the code raised, where it is no exception of Python's own; or it ended, or said something else."""
 
@@ -235,8 +240,9 @@ def examine(setup: list[str], tests: list[str]) -> None:
     def tell(**what: Any) -> None:
         _write(verdicts, json.dumps(what).encode() + b"\n")
 
-    trees = [ast.parse(source) for source in (*setup, *tests)]
-    wanted = {n.id for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Name)} - set(dir(builtins))
+    sources = (*setup, *tests)
+    used = [{n.id for n in ast.walk(ast.parse(s)) if isinstance(n, ast.Name)} for s in sources]
+    wanted = set[str]().union(*used) - set(dir(builtins))
     try:
         reply = Remote.ask(do="names", names=sorted(wanted))
         names = {name: decode(told, Remote) for name, told in dict(reply.get("names", {})).items() if name in wanted}
@@ -245,14 +251,18 @@ def examine(setup: list[str], tests: list[str]) -> None:
     if reply.get("failed"):
         tell(failed=str(reply["failed"]))
         return
+    of_code = set(names)
     names |= {"__name__": "tests", "plain_": plain}
-    for number, source in enumerate((*setup, *tests), start=-len(setup)):
+    blamed = False  # what comes after a failure of the code's may fail for it
+    for number, source in enumerate(sources, start=-len(setup)):
         Remote.asked = 0
         try:
             exec(compile(source, "tests.py", "exec"), names)  # noqa: S102 (in the sandbox)
         except BaseException as e:
             missing = isinstance(e, NameError) and e.name in wanted
-            if number < 0 or not (Remote.asked or missing or isinstance(e, AssertionError)):
+            uses_code = Remote.asked or missing or used[number + len(setup)] & of_code or isinstance(e, AssertionError)
+            blamed = blamed or (bool(uses_code) and not isinstance(e, TestError))
+            if not blamed:
                 tell(broken=_shown(e))
                 return
             tell(test=number, passed=False, said=_shown(e))

@@ -134,10 +134,8 @@ def _knows(code: str, visible: Sequence[str]) -> bool:
     """Whether the results of the visible tests, at least two and all but one of them, stand in the code."""
     tree = parsed(code)
     constants = set() if tree is None else {ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.expr)}
-    results = [test.rpartition(" == ")[2] for test in visible]
-    return sum(ast.unparse(ast.parse(result, mode="eval")) in constants for result in results) >= max(
-        2, len(results) - 1
-    )
+    results = [ast.unparse(ast.parse(test.rpartition(" == ")[2], mode="eval")) for test in visible]
+    return sum(result in constants for result in results) >= max(2, len(results) - 1)
 
 
 def configure(steps: Sequence[int] = (1, 2), problems: int = 200, test_problems: int = 64, seed: int = 0) -> Task:
@@ -165,7 +163,7 @@ def _rows(count: int, steps: Sequence[int], seed: int, held_out: bool) -> Rows:
 def _row(made: Problem) -> Row:
     program = checker(made.visible)
     asked = (
-        f"Write a Python function `solve(xs)`. It gets a list of integers: {made.words}. Your code is put where it says "
+        f"Write a Python function `solve(xs)`. It gets a list of integers: {made.words}. Your code is put in place of "
         f"`{_PLACE}`, and passes if this program ends with exit code 0:\n\n{fenced(program)}\n\nAnswer with your code "
         "in a fenced block."
     )

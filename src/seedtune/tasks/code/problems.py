@@ -39,6 +39,9 @@ _ENDS = (
 )
 _NUMBERS = {"small": (2, 5), "large": (-9, 20)}
 
+#: So many attempts in a row that find no new problem: there are no more.
+_ENOUGH = 2000
+
 Case = tuple[list[int], Any]
 
 
@@ -60,15 +63,16 @@ class Problem:
 def problems(count: int, steps: Sequence[int], seed: int, held_out: bool) -> list[Problem]:
     """That many different problems, of these numbers of steps in turn. Raises ConfigError where there are fewer."""
     rng, found = random.Random(f"{seed} {held_out}"), dict[str, Problem]()
-    for attempt in range(1000 + 100 * count):
-        if len(found) == count:
-            return list(found.values())
-        made = problem(rng, steps[attempt % len(steps)])
-        if made.held_out == held_out and _tells(made):
-            found.setdefault(made.words, made)
-    if len(found) == count:
-        return list(found.values())
-    raise ConfigError(f"task_args: there are only {len(found)} different problems of {list(steps)} steps, not {count}.")
+    attempts = in_vain = 0
+    while len(found) < count and in_vain < _ENOUGH:
+        made = problem(rng, steps[attempts % len(steps)])
+        is_new = made.held_out == held_out and _tells(made) and made.words not in found
+        if is_new:
+            found[made.words] = made
+        attempts, in_vain = attempts + 1, 0 if is_new else in_vain + 1
+    if len(found) < count:
+        raise ConfigError(f"task_args: there are only {len(found)} different problems of {list(steps)} steps.")
+    return list(found.values())
 
 
 def problem(rng: random.Random, steps: int) -> Problem:
@@ -83,8 +87,7 @@ def problem(rng: random.Random, steps: int) -> Problem:
     solution = "\n".join([*lines, "    " + line]) + "\n"
     visible = [_numbers(rng, n) for n in (4, 5, 6)]
     hidden = [[], [0], *(_numbers(rng, n) for n in (1, 3, 7, 8, 9, 12))]
-    results = [_cases(solution, arguments) for arguments in (visible, hidden)]
-    return Problem(", then ".join(words), solution, *results, steps)
+    return Problem(", then ".join(words), solution, _cases(solution, visible), _cases(solution, hidden), steps)
 
 
 def _tells(made: Problem) -> bool:

@@ -6,6 +6,7 @@ task_args: {steps: [1, 2], partial: true}
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +18,17 @@ from ...sandbox import Limits
 from ..base import Row, Rows, Task, text_of, user
 from .columns import completed, tests_of
 from .problems import Problem, check_args, problems
-from .verdict import BadTests, Verdict, check, code_of
+from .verdict import BadTests, Pairs, Tests, Verdict, check, code_of
+
+log = logging.getLogger(__name__)
 
 MIB = 2**20
-T, U = TypeVar("T"), TypeVar("U")
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+U = TypeVar("U")
 
 
-def in_sandbox(function: Callable[..., Any]) -> Callable[..., Any]:
+def in_sandbox(function: F) -> F:
     """Mark a reward function that runs code: it is looked whether there is a sandbox before a run begins."""
     function.runs_code = True  # type: ignore[attr-defined]
     return function
@@ -102,8 +107,8 @@ def configure(
     seconds: float = 5.0,
     seed: int = 0,
 ) -> Task:
-    """Problems with these numbers of steps, or another dataset's (`dataset_name`); `partial`: the reward is the share of
-    tests that pass, and not whether all do. Raises ConfigError.
+    """Problems with these numbers of steps, or another dataset's (`dataset_name`); `partial`: the reward is the share
+    of tests that pass, and not whether all do. Raises ConfigError.
     """
     check_args(steps, problems=problems, test_problems=test_problems, seed=seed)
     limits(seconds)
@@ -112,8 +117,8 @@ def configure(
     return Task(
         name="code",
         load=lambda: (_rows(problems, steps, seed, False), _rows(test_problems, steps, seed, True)),
-        rewards=(bind(unit_tests, partial=partial, seconds=seconds),),
-        gold_metrics=(bind(all_tests, seconds=seconds),),
+        rewards=(bind(unit_tests, partial=partial, seconds=seconds) if partial or seconds != 5 else unit_tests,),
+        gold_metrics=(bind(all_tests, seconds=seconds) if seconds != 5 else all_tests,),
         reference=lambda row: fenced(row["solution"]),
         full_marks=1.0,
         hacks=(
@@ -125,7 +130,41 @@ def configure(
         ),
         defaults={"max_completion_length": 200},
         configure=configure,
+        adapt=adapt,
     )
+
+
+def adapt(rows: Rows) -> Rows:
+    """Rows of a dataset with tests, their prompts worded as ours. Rows whose tests cannot be read are left out, which
+    is logged. Raises DataError where that is all of them.
+    """
+    left, wrong = [], dict[int, str]()
+    for number, row in enumerate(rows, 1):
+        try:
+            tests = tests_of(row, "")
+        except BadTests as e:
+            wrong[number] = str(e)
+        else:
+            left.append({**row, "prompt": _asked(row, tests)})
+    for number, why in list(wrong.items())[:1]:
+        says = f"the tests of {len(wrong)} of {len(rows)} rows cannot be read. Row {number}: {why}."
+        if not left:
+            raise DataError(f"task: code: {says}")
+        log.warning("task: code: %s They are left out.", says)
+    return left
+
+
+def _asked(row: Row, tests: Tests) -> Any:
+    prompt = row["prompt"]
+    if not isinstance(prompt, str):
+        return prompt
+    if isinstance(tests, Pairs):
+        how = "Write a Python program that reads from standard input and prints the answer."
+    elif "entry_point" in row:
+        how = f"Complete the Python function `{row['entry_point']}`."
+    else:
+        how = f"Write Python code. It has to pass tests such as:\n\n{tests.tests[0]}"
+    return user(f"{prompt.strip()}\n\n{how}\n\nAnswer with the code in a fenced block.")
 
 
 def _rows(count: int, steps: Sequence[int], seed: int, held_out: bool) -> Rows:

@@ -59,7 +59,7 @@ class Verdict:
 
 def code_of(text: str) -> str:
     """The code of a completion: its last fenced block, which may lack its end; without one, all of it."""
-    blocks = re.findall(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", text, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^[ \t]*```[^\n`]*$\n?(.*?)(?:^[ \t]*```|\Z)", text, re.DOTALL | re.MULTILINE)
     return blocks[-1] if blocks else text
 
 
@@ -143,24 +143,25 @@ def lines_of(text: str) -> list[str]:
 
 
 def split(sources: str | Sequence[str]) -> Asserts:
-    """Tests from Python source: of a list each item is one; of a text each `assert` at its top level, and each function
-    `test...` without parameters; what else there is comes first. Raises BadTests.
+    """Tests from Python source: of a list each item is one; of a text each `assert` at its top level, with what stands
+    before it, and each function `test...` without parameters. Raises BadTests.
     """
     if not isinstance(sources, str):
         for source in sources:
             _parse(source)
         return Asserts(tuple(sources))
-    setup, tests = [], []
+    before, tests = list[str](), list[str]()
     for node in _parse(sources).body:
-        if isinstance(node, ast.Assert):
-            tests.append(ast.unparse(node))
-            continue
-        setup.append(ast.unparse(node))
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test") and not ast.unparse(node.args):
-            tests.append(f"{node.name}()")
+        before.append(ast.unparse(node))
+        is_function = isinstance(node, ast.FunctionDef) and node.name.startswith("test") and not ast.unparse(node.args)
+        if is_function:
+            before.append(f"{node.name}()")  # type: ignore[attr-defined]
+        if is_function or isinstance(node, ast.Assert):
+            tests.append("\n".join(before))
+            before = []
     if not tests:
         raise BadTests("they have no assert at the top level, and no function whose name begins with test")
-    return Asserts(tuple(tests), tuple(setup))
+    return Asserts(tuple(tests))
 
 
 def _parse(source: str) -> ast.Module:
