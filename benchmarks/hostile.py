@@ -1,7 +1,7 @@
 """10,000 hostile outputs through every built-in scorer: which pass, which raise, whether any runs, and what takes
 longest. Writes benchmarks/results/hostile.json.
 
-    python benchmarks/hostile.py [--outputs 10000] [--gym all|risky|none]
+    python benchmarks/hostile.py [--outputs 10000] [--gym all|risky|none] [--only NAME ...]
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outputs", type=int, default=10_000)
     parser.add_argument("--gym", choices=("all", "risky", "none"), default="all")
+    parser.add_argument("--only", nargs="+", default=[], help="scorers whose names contain one of these; others stay")
     parsed = parser.parse_args()
     from reasoning_gym.factory import DATASETS
 
@@ -33,8 +34,10 @@ def main() -> None:
 
     gym = {"all": sorted(set(DATASETS) - {"composite"}), "risky": sorted(RISKS), "none": []}[parsed.gym]
     everyone = {**scorers.of_tasks(), **scorers.of_answers(), **scorers.of_gym(gym)}
+    file = HERE / "results" / "hostile.json"
+    found = json.loads(file.read_text())["scorers"] if parsed.only else {}
+    everyone = {k: f for k, f in everyone.items() if not parsed.only or any(name in k for name in parsed.only)}
     canary = Path(tempfile.mkdtemp()) / "canary"
-    found = {}
     for name, passes in everyone.items():
         passes("warm up")  # the first call starts a process
         slowest, passed, raised = (0.0, ""), [], []
@@ -58,7 +61,7 @@ def main() -> None:
         if canary.exists():
             raise SystemExit(f"{name} ran what it should have read")
     result = {"machine": environment(), "outputs": parsed.outputs, "scorers": found}
-    (HERE / "results" / "hostile.json").write_text(json.dumps(result, indent=1) + "\n")
+    file.write_text(json.dumps(result, indent=1) + "\n")
     worst = max(found, key=lambda name: found[name]["slowest_seconds"])
     passed = sum(each["passed"] for each in found.values())
     print(f"slowest of all: {worst}, {found[worst]['slowest_seconds']} s; passed: {passed}")

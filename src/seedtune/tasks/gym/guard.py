@@ -84,6 +84,7 @@ RISKS |= {
         re.compile(r"-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?)*+"),
     ),
     "quantum_lock": Risk("every A, B and C of any text is a step", re.compile(r"[A-C](?:[\s,→>-]+[A-C])*+")),
+    "propositional_logic": Risk("a premise counts as a conclusion", re.compile(r"[A-Z()\s∧∨¬→↔]+")),
     "sokoban": Risk("letters that are no steps are passed over", re.compile(r"[UDLRudlr\s]+")),
     "gsm_symbolic": Risk("the first number of any text counts", re.compile(r"-?\$?[\d,]+(?:\.\d+)?%?")),
 }
@@ -115,6 +116,14 @@ def refusal(answer: str, gold: str, name: str) -> str | None:
     if name in _SYMPY_DATASETS and not _is_quick(answer):
         return "it would take long to compute"
     return None
+
+
+def is_copy(answer: str, entry: Entry, name: str) -> bool:
+    """Whether a conclusion is one of the premises, which the library takes for a conclusion."""
+    if name != "propositional_logic":
+        return False
+    bare = [re.sub(r"[\s()]", "", text) for text in (answer, *entry["metadata"]["premises"])]
+    return bare[0] in bare[1:] and answer != entry["answer"]
 
 
 _SYMPY_DATASETS = frozenset(name for name, risk in RISKS.items() if risk.why.startswith(_SYMPY))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from .guard import DENSE, OWN, Entry, refusal
+from .guard import DENSE, OWN, Entry, is_copy, refusal
 
 #: Answers that nobody should get anything for. Those that copy the question, or repeat a word, are made for each item.
 _JUNK = ("", "0", "1", "{}", "[]", "[[]]", "[{}]", "No", "Yes", "A", "?", "0" * 60, "00:00", "0 days, 00:00:00")
@@ -53,7 +53,7 @@ def guarded_score(answer: str, entry: Entry, name: str, config: str) -> float:
     """As `raw_score`, behind the guard: 0 for what it refuses, and for parts that say nothing of the truth."""
     gold = str(entry["answer"])
     for text in dict.fromkeys((answer.strip(), answer.strip("\n"))):  # some answers begin or end with a space
-        if refusal(text, gold, name):
+        if refusal(text, gold, name) or is_copy(text, entry, name):
             continue
         score = raw_score(text, entry, name, config)
         if score >= 1.0 or name in DENSE:
@@ -74,10 +74,17 @@ def junk_floor(entry: Entry, name: str, config: str) -> float:
 def _junk(entry: Entry) -> Iterator[str]:
     yield from _JUNK
     yield entry["question"]
+    yield from examples_in(entry["question"])
     yield from [line.strip() for line in entry["question"].splitlines() if line.strip()][:_MOST_LINES]
     gold = str(entry["answer"])
-    for word in list(dict.fromkeys(re.findall(r"\w+", gold)))[:5]:
+    words = list(dict.fromkeys(re.findall(r"\w+", gold)))
+    for word in words if len(words) <= 10 else [*words[:5], *words[-5:]]:
         yield re.sub(r"\w+", word, gold)
+
+
+def examples_in(question: str) -> list[str]:
+    """What a question shows as examples of an answer."""
+    return [shown.strip(" .'\"`()") for shown in re.findall(r"(?i)(?:e\.g\.|example)[:,]?\s*(.+)", question)][:9]
 
 
 def score(answer: str, entry: str, name: str, config: str, floor: float) -> float:
