@@ -35,6 +35,18 @@ ELSEWHERE = {
 }
 
 
+def on_config(config: Any) -> Any:
+    """Guides that mkdocs.yml does not name stand behind those that it does."""
+    [guides] = [section["Guides"] for section in config.nav if isinstance(section, dict) and "Guides" in section]
+    named = {page for entry in guides for page in entry.values()}
+    for file in sorted([*(ROOT / "docs" / "guides").glob("*.md"), *(ROOT / "docs").glob("*.md")]):
+        page = file.relative_to(ROOT / "docs").as_posix()
+        if page not in named and page not in ("quickstart.md", "troubleshooting.md"):
+            title = next(line for line in file.read_text().splitlines() if line.startswith("# "))
+            guides.append({title.removeprefix("# "): page})
+    return config
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that are not in docs/."""
     made = {"settings": settings, "cli": command_line, "errors": errors, "keys": keys}

@@ -60,7 +60,7 @@ def test_every_refused_key_has_its_reason(hooks):
 def metric_names():
     """Literals of the source that are names of metrics."""
     found = set()
-    pattern = re.compile(r"\"((?:es|eval|time|fleet|completions|curriculum|calibration)/[a-z_/]+)\"")
+    pattern = re.compile(r"\"((?:es|eval|time|fleet|completions|curriculum|calibration|tools)/[a-z_/]+)\"")
     for file in SOURCE.rglob("*.py"):
         if file.parts[-2] not in ("report", "cli", "compare"):
             found |= set(pattern.findall(file.read_text()))

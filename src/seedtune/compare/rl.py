@@ -39,7 +39,7 @@ def _train(context: MethodContext, kind: str, own: dict[str, Any]) -> None:
     try:
         import trl
     except ImportError as e:
-        raise ConfigError('comparing with GRPO or RLOO needs TRL. In a clone of Seedtune: pip install ".[trl]".') from e
+        raise ConfigError('comparing with GRPO or RLOO needs TRL: pip install trl (a clone: ".[trl]").') from e
     import torch
     from datasets import Dataset
 

@@ -32,7 +32,7 @@ _EXPONENT = re.compile(r"\s*([-+]?\s*(?:\{[^{}]*\}|\([^()]*\)|[\w.\\!]+))\s*")
 def check_installed(what: str) -> None:
     """Raise ConfigError where math-verify is missing; `what` needs it."""
     if find_spec("math_verify") is None:
-        raise ConfigError(f'{what} needs math-verify. In a clone of Seedtune: pip install ".[math]".')
+        raise ConfigError(f'{what} needs math-verify: pip install math-verify (in a clone: pip install ".[math]").')
 
 
 @lru_cache(maxsize=4096)

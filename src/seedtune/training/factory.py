@@ -239,7 +239,7 @@ def fleet(
     try:
         from ..distributed.ray_fleet import RayFleet
     except ImportError as e:
-        raise ConfigError('fleet: ray needs Ray. In a clone of Seedtune: pip install ".[ray]".') from e
+        raise ConfigError('fleet: ray needs Ray: pip install ray (in a clone: pip install ".[ray]").') from e
     theirs = dataclasses.replace(
         args, threads=args.replica_cpus, sigma=args.fixed_sigma or 1.0, hub_token=None, **KEEPS_NO_BASE
     )
