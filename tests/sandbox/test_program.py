@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -65,7 +67,6 @@ def test_output_that_is_no_text_and_input_that_is_long():
 
 @needs_bubblewrap
 def test_nothing_is_left_open():
-    import os
 
     run("print(1)")
     before = set(os.listdir("/proc/self/fd"))
@@ -143,3 +144,23 @@ def test_where_namespaces_are_not_allowed(monkeypatch, unchecked, script, says):
         monkeypatch.setattr(program, "_bubblewrap", lambda: str(fake))
         with pytest.raises(SandboxError, match=says):
             sandbox.run("print(1)")
+
+
+@needs_bubblewrap
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+@pytest.mark.skipif(not os.path.exists("/usr/bin/python3"), reason="no Python that others may run")
+def test_who_is_not_root_may_run_programs_as_well():
+    """With the system's Python, as the root's own may not be for others to read."""
+    code = "import os; print(os.getuid(), os.listdir('/work')); os.fork()"
+    asking = (
+        "import sys\nif sys.version_info < (3, 11): print('too old'); sys.exit()\n"
+        f"sys.path.insert(0, {str(Path(sandbox.__file__).parents[2])!r})\nfrom seedtune import sandbox\n"
+        f"result = sandbox.run({code!r})\nprint(result.stdout, result.stderr[-60:])"
+    )
+    said = subprocess.run(
+        ["/usr/bin/python3", "-c", asking], user=12345, group=12345, extra_groups=[], capture_output=True, text=True
+    )
+    if "Permission denied" in said.stderr or "No module named 'seedtune'" in said.stderr or "too old" in said.stdout:
+        pytest.skip("others may not read this package, or the system's Python is older than 3.11")
+    assert said.stdout.startswith("1000 []\n"), said
+    assert "Operation not permitted" in said.stdout

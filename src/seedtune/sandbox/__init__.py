@@ -1,5 +1,5 @@
-"""A sandbox for code that a model wrote: `run(code, stdin="", limits=Limits(...)) -> Result`. See docs/sandbox.md for
-what is promised and what is not.
+"""A sandbox for code that a model wrote: `run(code, stdin="", limits=Limits(...)) -> Result`. docs/guides/sandbox.md
+says what is promised and what is not.
 """
 
 from .limits import Limits, Result

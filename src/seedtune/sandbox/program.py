@@ -28,7 +28,7 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _OUT_OF_CPU = 128 + 24  # SIGXCPU, as a shell says it
 _HOW = (
     "Install it (Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap), version 0.5 or newer. "
-    "docs/sandbox.md says what it needs. Code that a model wrote is not run without it."
+    "docs/guides/sandbox.md says what it needs. Code that a model wrote is not run without it."
 )
 
 
