@@ -14,7 +14,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 #: Extras that users install; tests and documentation are not shipped.
-EXTRAS = ("trl", "math", "ray", "quantized")
+EXTRAS = ("trl", "math", "ray", "quantized", "reasoning-gym", "verifiers")
 
 
 ROOT = Path(__file__).parents[1]
