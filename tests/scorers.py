@@ -26,6 +26,8 @@ _SAY_NOTHING = {
     "own_numbers",
     "conciseness",
 }
+#: Tasks whose completions are programs, which are run, in the sandbox: tests/sandbox/ has the attacks.
+_RUN = {"code", "code_hacks", "arc"}
 
 
 def _of_task(function: Callable[..., Any], row: Any, full: float) -> Passes:
@@ -41,7 +43,7 @@ def _of_task(function: Callable[..., Any], row: Any, full: float) -> Passes:
 def of_tasks() -> dict[str, Passes]:
     """Of tasks that need no `task_args`, and do not run code (tests/tasks/test_code.py attacks those)."""
     found = {}
-    tasks = [builtin(name) for name, task in TASKS.items() if not task.required_args]
+    tasks = [builtin(name) for name, task in TASKS.items() if not task.required_args and name not in _RUN]
     for task in [*tasks, countdown_ladder.configure(rungs=(5,), problems=5, test_problems=5)]:
         for function in (*task.rewards, *task.gold_metrics):
             if getattr(function, "runs_code", False):
