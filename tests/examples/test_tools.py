@@ -36,7 +36,8 @@ def test_an_example_runs(model, tmp_path, name):
     example = runpy.run_path(str(EXAMPLES / f"{name}.py"))
     trainer = example["main"](model, output_dir=str(tmp_path / "run"), **SHORT)
     assert trainer.run.step == 1
-    assert "tools/call_frequency" in trainer.run.history[0] | trainer.run.history[-1]
+    assert "eval/tools/call_frequency" in trainer.run.history[0]
+    assert any("ChatML template of ours" in remark for remark in trainer.engine.remarks)
 
 
 def test_the_calculator_computes_and_no_more():

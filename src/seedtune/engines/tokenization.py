@@ -103,9 +103,9 @@ class Texts:
         """Conversations with tools. Raises DataError for a chat template that cannot have them."""
         turns = ToolTurns(self.tokenizer, self._chat_template, self.stops)
         if turns.is_ours:
-            log.warning(
-                "The model's chat template knows no tools, so it was hardly trained to call any: a template of ours is "
-                "used, of the same format (ChatML). Examples in the prompt help: messages with tool_calls, and results."
+            self.remarks.append(
+                "is shown tools by a ChatML template of ours, as its own knows none; it was hardly trained to call any: "
+                "examples in the prompt help (messages with tool_calls, and their results)"
             )
         return turns
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
 import os
@@ -159,6 +158,8 @@ def _sealed(content: bytes) -> Iterator[int]:
         with open(file, "wb", closefd=False) as writer:
             writer.write(content)
         os.lseek(file, 0, os.SEEK_SET)
+        import fcntl  # Windows lacks it
+
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
         yield file
     finally:
