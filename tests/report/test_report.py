@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 from unittest import mock
 
+import jinja2
 import numpy as np
 import pytest
 from rich.console import Console
@@ -30,7 +31,9 @@ from seedtune.journal.store import Journal
 from seedtune.report import run_page, signal
 from seedtune.report.completions import item
 from seedtune.report.figures import pareto, png
+from seedtune.report.format import completion_text
 from seedtune.report.history import read
+from seedtune.report.html import _TEMPLATES as TEMPLATES
 from seedtune.report.model_card import model_card
 from seedtune.report.progress import Lines, Panel, Summary, closing
 from seedtune.utils.files import read_lines, write_lines
@@ -697,3 +700,27 @@ def test_the_command_writes_the_page_and_watches_until_the_run_ends(run, tmp_pat
     assert main(["report", str(run), "--every", "0"]) == 2
     assert main(["report", str(comparison(tmp_path / "page"))]) == 0
     assert "curves.png" in {p.name for p in (tmp_path / "page" / "report").iterdir()}
+
+
+def test_conversations_are_shown_turn_by_turn(tmp_path, monkeypatch):
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": HOSTILE, "b": 3}}}
+    said = [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": "add", "content": HOSTILE},
+        {"role": "assistant", "content": "It is 5."},
+    ]
+    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 3?"}]
+    rows = [{"prompt": prompt, "completion": "It is 5.", "messages": m, "reward": 1.0} for m in (said[:1], said)]
+    shown = item(prompt, [("before", rows[0]), ("after", rows[1])], [])
+    assert shown["prompt"] == "2 + 3?"
+    assert shown["earlier"] == [("system", "Be brief.")]
+    turns = [completion["turns"] for completion in shown["completions"]]
+    assert [who for who, _ in turns[1]] == ["assistant", "add", "assistant"]
+    assert turns[1][0][1] == f"add(a={HOSTILE!r}, b=3)"
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
+    page = environment.from_string('{% import "parts.html" as p with context %}{{ p.browser([shown], []) }}')
+    shown_page = page.render(shown=shown)
+    assert "<script>" not in shown_page
+    assert "1 message before" in shown_page
+    assert shown_page.count("<small>assistant</small>") == 2  # a single turn is plain text
+    assert completion_text(rows[1], 1000) == f"add(a={HOSTILE!r}, b=3) | add: {HOSTILE} | It is 5."

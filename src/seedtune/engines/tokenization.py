@@ -104,8 +104,8 @@ class Texts:
         turns = ToolTurns(self.tokenizer, self._chat_template, self.stops)
         if turns.is_ours:
             self.remarks.append(
-                "is shown tools by a ChatML template of ours, as its own knows none; it was hardly trained to call any, "
-                "so examples in the prompt help (messages with tool_calls, and their results)"
+                "is shown tools by a ChatML template of ours, as its own knows none; it was hardly trained to call "
+                "any, so examples in the prompt help (messages with tool_calls, and their results)"
             )
         return turns
 

@@ -18,7 +18,8 @@ def item(prompt: Any, rows: Sequence[tuple[str, Mapping[str, Any]]], gold_metric
     first = rows[0][1]
     kinds = {kind for _, row in rows[1:] for kind in _kinds(first, row, gold_metrics)}
     return {
-        "prompt": _text(prompt),
+        "prompt": prompt if isinstance(prompt, str) else message_text(prompt[-1]),
+        "earlier": [] if isinstance(prompt, str) else turns_of(prompt[:-1]),
         "kinds": sorted(kinds),
         "completions": [
             {
@@ -55,7 +56,3 @@ def _scores(
     ]  # a single one is the reward
     found = [(name, number(row.get(name)), _change(first.get(name), row.get(name), "good", "bad")) for name in names]
     return [*found, ("tokens", str(row.get("tokens", "–")), "")]
-
-
-def _text(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else "\n".join(message_text(message) for message in prompt)
