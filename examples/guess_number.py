@@ -64,7 +64,7 @@ def main(model: str = "smollm2-135m-instruct", **settings: Any) -> ESTrainer:
             "perturbation": "lowrank",
             "sigma": 0.004,
             "learning_rate": 0.012,
-            "prompts_per_member": 8,
+            "prompts_per_member": 4,
             "fitness_shaping": "pairs",
             "max_completion_length": 400,
             "max_tool_calling_iterations": TRIES,

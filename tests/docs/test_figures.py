@@ -31,7 +31,8 @@ TABLES = {
 }
 #: Numbers that are no measurements.
 FACTS = [
-    "Python 3.11 or newer", "Python 3.11 to 3.13", "Linux, Python 3.11", "Python 3.12 and 3.13", f"{WHEEL_MB} MB", "Algorithm 2", "SmolLM2-135M", "float32",
+    "Python 3.11 or newer", "Python 3.11 to 3.13", "Linux, Python 3.11", "Python 3.12 and 3.13", f"{WHEEL_MB} MB",
+    "Algorithm 2", "SmolLM2-135M", "float32",
     "(NF4, FP4, LLM.int8)", "Apache-2.0", "EPYC (Zen 4)",
 ]  # fmt: skip
 
