@@ -8,9 +8,11 @@ import pytest
 
 from runs import config, plain, trainer
 from seedtune import ESTrainer
+from seedtune.compare.comparison import comparison
 from seedtune.data.dataset import episodes
 from seedtune.errors import ConfigError, DataError, RewardError
 from seedtune.report.progress import Progress
+from seedtune.training.recipe import data_and_rewards, resolve
 from seedtune.utils.files import read_lines
 from talking import add, ask, talking_tokenizer
 from tiny import tiny_llama, tiny_tokenizer
@@ -159,7 +161,7 @@ def test_a_dataset_may_be_missing_where_there_are_environments(tmp_path):
     t = made(tmp_path, rows=None, environment_factory=Seen, reward_funcs=None, prompts_per_step=3, max_steps=1)
     t.train()
     assert len(t.prompts.train) == 3
-    assert episodes(None) == [{"prompt": ask("")}] * 16
+    assert episodes(None) == [{"prompt": ask("")}] * 64
     with pytest.raises(DataError, match="train_dataset is missing"):
         made(tmp_path, rows=None, tools=[add])
 
@@ -289,3 +291,26 @@ def test_a_rollout_func_that_raises_is_an_error(tmp_path):
         trainer(tmp_path, reward_funcs=plain, rollout_func=lambda prompts, trainer: 1 / 0).train()
     with pytest.raises(ConfigError, match="rollout_func makes completions itself"):
         made(tmp_path / "b", tools=[add], rollout_func=print)
+
+
+def test_the_command_line_takes_tools_and_environments_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "game.py").write_text(
+        "class Game:\n"
+        "    def reset(self, **_):\n"
+        "        return ' begin'\n"
+        "    def add(self, a: int, b: int = 0) -> int:\n"
+        '        """Add.\n\n        Args:\n            a: one\n            b: two\n        """\n'
+        "        return a\n"
+        "    def get_reward(self):\n"
+        "        return 1.0\n"
+    )
+    args = resolve({}, {"environment_factory": "game.py:Game", "prompts_per_step": 5})
+    parts = data_and_rewards(args)
+    assert (len(parts["train_dataset"]), parts["reward_funcs"]) == (5, None)
+    trainer = made(tmp_path, rows=parts["train_dataset"], reward_funcs=None, environment_factory="game.py:Game")
+    assert [r.name for r in trainer.rewards] == ["Game"]
+    with pytest.raises(ConfigError, match=r"tool file .none\.py. does not exist"):
+        made(tmp_path, reward_funcs=None, environment_factory="none.py:Game")
+    with pytest.raises(ConfigError, match="compared on completions of one turn"):
+        comparison({"task": "conciseness", "tools": ["game.py:Game"]})

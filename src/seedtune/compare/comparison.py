@@ -76,6 +76,8 @@ def comparison(values: Mapping[str, Any]) -> Comparison:
     if pushed := [key for key in shared if key == "push_to_hub" or key.startswith("hub_")]:
         raise ConfigError(f"{', '.join(pushed)}: a comparison is not pushed: use hf upload for what is to be kept.")
     args = resolve({}, shared)
+    if args.tools or args.environment_factory:
+        raise ConfigError("methods are compared on completions of one turn: leave tools and environment_factory out.")
     parts = data_and_rewards(args)
     rewards = reward_functions(parts["reward_funcs"], args.reward_args)
     gold_metrics = eval_functions(parts["eval_funcs"], rewards, args.reward_args)

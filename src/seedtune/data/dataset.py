@@ -83,8 +83,8 @@ def check(rows: Any, what: str, texts: Sequence[str] = ()) -> Rows:
 
 
 def episodes(count: int | None) -> Rows:
-    """Rows for environments that have all the data: prompts are what `reset` says (TRL); `count`: 16, unless given."""
-    return [{"prompt": [{"role": "user", "content": ""}]} for _ in range(count or 16)]
+    """Rows for environments that have all the data: prompts are what `reset` says (TRL); `count`: 64, unless given."""
+    return [{"prompt": [{"role": "user", "content": ""}]} for _ in range(count or 64)]
 
 
 # --- folders and splits -----------------------------------------------------------------------------------------------

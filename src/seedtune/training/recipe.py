@@ -37,7 +37,7 @@ def data_and_rewards(args: RunConfig) -> dict[str, Any]:
     if args.task_args and not args.task:
         raise ConfigError("task_args say which variant of a task, and there is none: set task, or leave them out.")
     task = _task(args.task, args.task_args) if args.task else None
-    if task is None and args.dataset_name is None:
+    if task is None and args.dataset_name is None and args.environment_factory is None:
         raise ConfigError(
             f"there is nothing to train on: set task ({', '.join(TASKS)}), or dataset_name and reward_funcs."
         )
@@ -46,7 +46,9 @@ def data_and_rewards(args: RunConfig) -> dict[str, Any]:
         raise ConfigError("reward_funcs is missing: give a built-in name, package.module.function or file.py:function.")
     gold_metrics: Any = args.eval_funcs or (list(task.gold_metrics) if task else None)
     test: base.Rows | None
-    if args.dataset_name is None:
+    if args.dataset_name is None and task is None:
+        train, test = dataset.episodes(args.prompts_per_step), None
+    elif args.dataset_name is None:
         if args.dataset_prompt_column:
             raise ConfigError("dataset_prompt_column is for dataset_name; a task has its own prompts.")
         assert task is not None
