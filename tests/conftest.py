@@ -20,12 +20,15 @@ from tiny import save_tiny
 
 @pytest.fixture(autouse=True)
 def messages_as_before():
-    """The command line shows messages of Seedtune's loggers; the next test does not."""
+    """The command line shows messages of Seedtune's loggers; other tests do not, nor do those behind a fixture of a
+    whole module that called it.
+    """
     logger = logging.getLogger("seedtune")
-    level, handlers = logger.level, [*logger.handlers]
+    logger.setLevel(logging.NOTSET)
+    logger.handlers = []
     yield
-    logger.setLevel(level)
-    logger.handlers = handlers
+    logger.setLevel(logging.NOTSET)
+    logger.handlers = []
 
 
 @pytest.fixture(scope="session")

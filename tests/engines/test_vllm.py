@@ -131,6 +131,44 @@ def test_both_engines_give_the_same_completions(tiny, kind):
     assert len({c.ids for c in complete(theirs, rows, prompts)}) > 5
 
 
+class Scripted:
+    """Two turns of every second row, three of the others, with fixed results between them."""
+
+    def __init__(self):
+        self.turns = {}
+
+    def ended(self, row, ids, *, stopped):
+        self.turns[row] = self.turns.get(row, 0) + 1
+        return self.turns[row] < 2 + row % 2 and len(ids) < 40
+
+    def resume(self, row):
+        return [70 + row, 71, 72]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_engines_hold_the_same_conversations(tiny, kind):
+    members, found = [*Population(4, antithetic=kind == "lowrank").ask(1), CENTER], []
+    for engine in engines(tiny, kind):
+        turns, done = Scripted(), {}
+        prompts = engine.encode(PROMPTS, 48)
+        usual, stops = engine.texts.stops, {0, *range(60, 261, 4)}  # so that turns are short
+        engine.texts.stops = stops
+        if getattr(engine, "decoder", None) is not None:
+            engine.decoder.stops = torch.tensor(sorted(stops))
+        for members_of_batch in [[member] * len(PROMPTS) for member in members] if kind == "full" else [members]:
+            turns.turns.clear()
+            engine.set_members(members_of_batch)
+            engine.converse(prompts, Sampling(48), 3, done.update, turns)
+            found.append([done[n].ids for n in range(len(PROMPTS))])
+            assert max(turns.turns.values()) == 3
+        engine.texts.stops = usual
+        if getattr(engine, "decoder", None) is not None:
+            engine.decoder.stops = torch.tensor(sorted(usual))
+        engine.restore()
+    half = len(found) // 2
+    assert found[:half] == found[half:]
+
+
 def test_long_prompts_use_no_stale_prefix(tiny):
     """Longer than a block of the KV cache, decoded again after the weights have changed."""
     ours, theirs = engines(tiny, "full")

@@ -7,8 +7,8 @@ their slots. What differs:
 * Prefix sharing is per member: the tokens that all its prompts begin with (a system prompt, solved examples) are
   prefilled once and copied to its rows.
 * Rows are of different members. `select_rows` says which rows of the chunk a forward pass holds.
-* Rows of conversations leave the batch while their tools run, with their keys and values, and come back a fixed number
-  of steps later (or when no other row is left): what has come by then is not asked for, it is waited for.
+* Rows of conversations leave the batch while their tools run, with their keys and values, and come back at fixed decode
+  steps (or when no other row is left): whether their tools are done by then is not asked, it is waited for.
 * The schedule depends on the chunk alone, never on time or on what ran before, and so do the bits of the completions.
 
 transformers runs the model; the sampler (`sampler`) chooses the next tokens.
@@ -62,7 +62,8 @@ class _Away:
 
 #: Columns of the KV cache for decode steps to come; when they are used up, it is compacted.
 _SPARE_COLUMNS = 16
-#: Decode steps of the others while a row's tools run. Never the time that these take: completions would depend on it.
+#: Rows whose tools ran come back together, at every so many decode steps of the others (a few rows alone cost as much to
+#: prefill as many). Never by the time that tools take: completions would depend on it.
 _STEPS_AWAY = 8
 
 
@@ -396,7 +397,7 @@ class _Batch:
         cached = len(self.prompts[row.row]) - self.lengths[row.row] + len(row.ids) - 1  # all but the last token
         self.parked[row.row] = self.cache.take(slot, start, start + cached)
         self.prefix_lengths[row.row] = cached
-        self.away[row.row] = _Away(row, self.steps + _STEPS_AWAY)
+        self.away[row.row] = _Away(row, (self.steps // _STEPS_AWAY + 1) * _STEPS_AWAY)
         return True
 
     def return_rows(self) -> list[FinishedRow]:
