@@ -62,8 +62,8 @@ class _Away:
 
 #: Columns of the KV cache for decode steps to come; when they are used up, it is compacted.
 _SPARE_COLUMNS = 16
-#: Rows whose tools ran come back together, at every so many decode steps of the others (a few rows alone cost as much to
-#: prefill as many). Never by the time that tools take: completions would depend on it.
+#: Rows whose tools ran come back together, at every so many decode steps of the others: a few rows cost as much to
+#: prefill as many. Never by the time that tools take: completions would depend on it.
 _STEPS_AWAY = 8
 
 
