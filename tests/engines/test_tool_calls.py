@@ -27,24 +27,24 @@ FORMATS = {
         CALL + '<tool_call>\n{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n'
         "</tool_call>{% endfor %}",
         'so <tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>',
-        ToolCallFormat("<tool_call>", "</tool_call>", "name", "arguments"),
+        ToolCallFormat("<tool_call>", "name", "arguments"),
     ),
     "bare": (
         CALL + '{"name": "{{ c.function.name }}", "parameters": {{ c.function.arguments | tojson }}}{% endfor %}',
         ' {"name": "add", "parameters": {"a": 1}}',
-        ToolCallFormat("", "", "name", "parameters"),
+        ToolCallFormat("", "name", "parameters"),
     ),
     "list": (
         "{% if m.tool_calls %}[CALLS][" + CALL + '{"name": "{{ c.function.name }}", '
         '"arguments": {{ c.function.arguments | tojson }}, "id": "x"}{% endfor %}]{% endif %}',
         'so[CALLS][{"name": "add", "arguments": {"a": 1}}]',
-        ToolCallFormat("[CALLS]", "", "name", "arguments", listed=True),
+        ToolCallFormat("[CALLS]", "name", "arguments", listed=True),
     ),
     "text": (
         CALL + '<call>{"tool": "{{ c.function.name }}", "input": {{ c.function.arguments | tojson | tojson }}}'
         "</call>{% endfor %}",
         'so<call>{"tool": "add", "input": "{\\"a\\": 1}"}</call>',
-        ToolCallFormat("<call>", "</call>", "tool", "input"),
+        ToolCallFormat("<call>", "tool", "input"),
     ),
 }
 

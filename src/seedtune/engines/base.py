@@ -152,8 +152,10 @@ class TextOutputs:
     hidden_states: list[tuple[Any, ...]] | None = None
 
 
-#: For each prompt, the schemas of the tools that it names; None: there are no tools.
-Tools = Sequence[Sequence[Mapping[str, Any]]] | None
+#: JSON schemas of the tools that a prompt names, as chat templates take them.
+Schemas = Sequence[Mapping[str, Any]]
+#: Those of each prompt; None: there are no tools.
+Tools = Sequence[Schemas] | None
 #: One seed for a chunk, or one for each of its rows.
 Seed = int | Sequence[int]
 #: Rows of a chunk that have ended, by their number in it.

@@ -12,11 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigError, DataError
 from ..utils.messages import content_text
-from .base import Completion, GivenText, Prompt, Tools
+from .base import Completion, GivenText, Prompt, Schemas, Tools
 from .messages import ChatTemplate
 from .specs import ModelSpec
 from .stop_strings import StopStrings
-from .tool_calls import Schemas, ToolTurns
+from .tool_calls import ToolTurns
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import DataError
+from .base import Schemas
 from .messages import ChatTemplate
-
-#: JSON schemas of the tools that a prompt names, as chat templates take them.
-Schemas = Sequence[Mapping[str, Any]]
 
 #: Stand where a template writes a call's name, an argument's name, its value, and what a tool returned.
 _NAME, _ARGUMENT, _VALUE, _RESULT = "seedtune_tool", "seedtune_argument", "seedtune_value", "seedtune_result"
@@ -53,12 +51,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class ToolCallFormat:
-    """How calls are written: JSON between `begin` and `end` (either may be empty), with the call's name and arguments
-    under these keys; `listed`: as a list of calls.
+    """How calls are written: JSON behind `begin` (which may be empty), with the call's name and arguments under these
+    keys; `listed`: as a list of calls. JSON says itself where it ends.
     """
 
     begin: str
-    end: str
     name_key: str
     arguments_key: str
     listed: bool = False
@@ -124,7 +121,7 @@ class ToolTurns:
             asks, answered = (self.template.render(c, tools=[_SCHEMA]) for c in (_DUMMY, _ANSWERED))
         except DataError:
             return False
-        return asks.count(_NAME) > 0 and _VALUE in answered and _RESULT in answered
+        return _NAME in asks and _VALUE in answered and _RESULT in answered
 
     def _writes_chatml(self) -> bool:
         try:
@@ -135,19 +132,18 @@ class ToolTurns:
     def _learn(self) -> ToolCallFormat:
         """The format of the call that the template writes."""
         said = self.template.render_whole([*_DUMMY, {"role": "assistant", "content": "x"}])
-        text = self.template.render_whole(_ASKS, tools=None)
+        text = self.template.render_whole(_ASKS)
         first = next((n for n, (a, b) in enumerate(zip(text, said, strict=False)) if a != b), 0)
         decoder = json.JSONDecoder()
         for start in (n for n in range(first, len(text)) if text[n] in "[{"):
             try:
-                found, length = decoder.raw_decode(text[start:])
+                found, _ = decoder.raw_decode(text[start:])
             except ValueError:
                 continue
             call = found[0] if isinstance(found, list) and found else found
             if isinstance(call, dict) and _NAME in call.values():
                 return ToolCallFormat(
                     begin=text[first:start].strip(),
-                    end=self._without_stop(text[start + length :]),
                     name_key=next(key for key, value in call.items() if value == _NAME),
                     arguments_key=next((key for key, value in call.items() if _VALUE in str(value)), "arguments"),
                     listed=isinstance(found, list),
@@ -156,10 +152,6 @@ class ToolTurns:
             "the chat template writes tool calls in a format of its own (not as JSON), and its tokenizer does not say "
             "how to read it: set tokenizer.response_template (transformers' documentation, response parsing)."
         )
-
-    def _without_stop(self, text: str) -> str:
-        ends = [text.find(str(stop)) for stop in self.tokenizer.convert_ids_to_tokens(sorted(self.stops))]
-        return text[: min((n for n in ends if n >= 0), default=len(text))].strip()
 
     def render(self, messages: Any, tools: Schemas) -> str:
         """The prompt, which names the tools. Raises DataError."""

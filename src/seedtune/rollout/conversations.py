@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..engines.base import Completion, Conversation, Generator, OnCompletions, Prompt
+from ..engines.base import Completion, Conversation, Generator, OnCompletions, Prompt, Schemas
 from ..engines.tokenization import Texts
-from ..engines.tool_calls import Schemas, Turn
+from ..engines.tool_calls import Turn
 from ..errors import DataError
 from ..tools.pool import ToolPool
 from ..tools.results import Outcome, ToolResult

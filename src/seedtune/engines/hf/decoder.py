@@ -255,7 +255,8 @@ class _Batch:
         if not self.waiting or (self.num_active and free < min(len(self.waiting), max(1, self.num_slots // 8))):
             return
         if len(self.prompts[self.waiting[0]]) > self.end:  # it was in the batch before, and has grown
-            self.first = self.first if self.num_active else self.end
+            if not self.num_active:
+                self.first = self.end
             self._compact()
         own = {n: max(1, len(self.prompts[n]) - self.prefix_lengths[n]) for n in self.waiting[:free]}
         admitted, self.waiting = sorted(own, key=lambda n: (-own[n], n)), self.waiting[free:]
