@@ -10,7 +10,7 @@ from runs import config, plain, trainer
 from seedtune import ESTrainer
 from seedtune.compare.comparison import comparison
 from seedtune.data.dataset import episodes
-from seedtune.errors import ConfigError, DataError, RewardError
+from seedtune.errors import ConfigError, DataError, NotFiniteError, RewardError
 from seedtune.report.progress import Progress
 from seedtune.training.recipe import data_and_rewards, resolve
 from seedtune.utils.files import read_lines
@@ -287,6 +287,11 @@ def test_what_a_rollout_func_must_return_is_said(tmp_path, returned, why):
 
 
 def test_a_rollout_func_that_raises_is_an_error(tmp_path):
+    def broken(prompts, trainer):
+        raise NotFiniteError("no numbers")
+
+    with pytest.raises(NotFiniteError, match="no numbers"):  # from which a run recovers
+        trainer(tmp_path / "a", reward_funcs=plain, rollout_func=broken).train()
     with pytest.raises(RewardError, match="rollout_func raised ZeroDivisionError"):
         trainer(tmp_path, reward_funcs=plain, rollout_func=lambda prompts, trainer: 1 / 0).train()
     with pytest.raises(ConfigError, match="rollout_func makes completions itself"):

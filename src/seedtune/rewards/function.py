@@ -7,7 +7,6 @@ import concurrent.futures._base
 import dataclasses
 import inspect
 import math
-import os
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -189,8 +188,12 @@ def with_more(funcs: RewardFuncs | None, more: Sequence[Callable[..., Any]]) -> 
     """The user's reward functions, and more of them behind."""
     if not more:
         return funcs
-    given = [funcs] if isinstance(funcs, str | os.PathLike) or callable(funcs) else list(funcs or [])
-    return [*given, *more]
+    return [*_as_list(funcs), *more]
+
+
+def _as_list(funcs: RewardFuncs | None) -> list[Any]:
+    given: Any = path_text(funcs)
+    return [given] if isinstance(given, str) or callable(given) else list(given or [])
 
 
 def reward_functions(funcs: RewardFuncs | None, reward_args: Mapping[str, Any] | None = None) -> list[Reward]:
@@ -226,8 +229,7 @@ def _found(funcs: RewardFuncs | None) -> list[Reward]:
     funcs = path_text(funcs)
     if not (funcs is None or isinstance(funcs, Iterable) or callable(funcs)):
         raise RewardError(f"reward functions are a function or a list of functions; got {funcs!r}.")
-    given = [funcs] if isinstance(funcs, str) or callable(funcs) else list(funcs or [])
-    found = [Reward(path_text(f)) for f in given]
+    found = [Reward(path_text(f)) for f in _as_list(funcs)]
     for reward in found:
         if not callable(reward.function):
             raise RewardError(f"a reward function is a callable, or a text that names one; got {reward.source!r}.")

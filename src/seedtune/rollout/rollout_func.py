@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..engines.base import Completion, Engine, Generator, OnCompletions, Prompt, Seed
-from ..errors import ConfigError, RewardError
+from ..errors import ConfigError, RewardError, SeedtuneError
 from ..es.population import Member
 from ..rewards.function import GIVEN
 from .chunks import ChunkTask
@@ -72,7 +72,7 @@ class RolloutFunc:
         ]
 
     def _seed(self) -> Seed:
-        """Another for every call of a rollout, the same for the two members of a pair."""
+        """Another for every call of a rollout."""
         assert self._task is not None
         self._asked += 1
         first = self._task.seed if isinstance(self._task.seed, int) else self._task.seed[0]
@@ -84,6 +84,8 @@ class RolloutFunc:
         prompts = [self._task.prompts[n].content for n in rows]
         try:
             out = self.function(prompts, self.trainer)
+        except SeedtuneError:  # of generate_completions: weights that are no numbers any more, memory
+            raise
         except Exception as e:
             raise RewardError(f"rollout_func raised {type(e).__name__}: {e}") from e
         count = len(rows)
