@@ -1,7 +1,8 @@
 """Pages of the site that are made of the code, and those that stand elsewhere in the repository.
 
 Made: settings, command line, errors, keys. From elsewhere: README.md as the home page, benchmarks/*.md, LOG.md,
-CHANGELOG.md and CONTRIBUTING.md. Links to files that are no pages become their names.
+CHANGELOG.md and CONTRIBUTING.md. Links to files that are no pages become their names; those to what a page is made of
+lead to that page, so that they lead somewhere where docs/ is read without the site.
 """
 
 from __future__ import annotations
@@ -32,6 +33,15 @@ ELSEWHERE = {
     "changelog.md": "CHANGELOG.md",
     "internals/architecture.md": "CONTRIBUTING.md",
     **{f"benchmarks/{file.name}": f"benchmarks/{file.name}" for file in sorted((ROOT / "benchmarks").glob("*.md"))},
+}
+
+
+#: What the pages that are made are made of.
+SOURCES = {
+    "reference/settings.md": "src/seedtune/config/es_config.py",
+    "reference/cli.md": "src/seedtune/cli/main.py",
+    "reference/errors.md": "src/seedtune/errors.py",
+    "reference/keys.md": "src/seedtune/config/refused.py",
 }
 
 
@@ -69,7 +79,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 def relink(markdown: str, uri: str, known: set[str]) -> str:
     """Links from where the file stands in the repository, to where pages stand on the site."""
     here = ELSEWHERE.get(uri, f"docs/{uri}")
-    pages = {path: there for there, path in ELSEWHERE.items()} | {f"docs/{page}": page for page in known}
+    pages = {path: there for there, path in (ELSEWHERE | SOURCES).items()} | {f"docs/{page}": page for page in known}
     pages |= {f"benchmarks/{file.name}": f"benchmarks/{file.name}" for file in (ROOT / "benchmarks").glob("*.png")}
     pages["benchmarks"] = "benchmarks/index.md"
 

@@ -16,6 +16,12 @@ from packaging.requirements import Requirement
 #: Extras that users install; tests and documentation are not shipped.
 EXTRAS = ("trl", "math", "ray", "quantized", "reasoning-gym", "verifiers")
 
+#: Sentences of licenses, for packages whose metadata name none.
+SENTENCES = {
+    "http://www.apache.org/licenses/": "Apache-2.0",
+    "Permission is hereby granted, free of charge": "MIT",
+    "Redistribution and use in source and binary forms": "BSD",
+}
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,12 +65,15 @@ def needed(requirements: Iterable[str]) -> dict[str, Distribution]:
 
 
 def license_of(package: Distribution) -> str:
-    """By its expression, else its classifiers, else the first line of what it says."""
+    """By its expression, else its classifiers, else the first line of what it says, else the file that it brings."""
     about = package.metadata
     classifiers = [c.split(" :: ")[-1] for c in about.get_all("Classifier") or [] if c.startswith("License ::")]
     named = ", ".join(c for c in classifiers if c != "OSI Approved")
     said = str(about["License-Expression"] or named or about["License"] or "").strip()
-    return said.splitlines()[0].replace("|", "\\|") if said else "not stated"
+    if said:
+        return said.splitlines()[0].replace("|", "\\|")
+    files = [package.read_text(f"licenses/{name}") or "" for name in about.get_all("License-File") or []]
+    return next((name for text in files for sentence, name in SENTENCES.items() if sentence in text), "not stated")
 
 
 if __name__ == "__main__":

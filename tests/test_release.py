@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import version as installed
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 import yaml
@@ -16,6 +20,7 @@ import seedtune
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+VERSION = run_path(str(ROOT / "scripts" / "version.py"))["version"]
 
 
 def pins(name):
@@ -30,14 +35,20 @@ def bounds():
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
+def dist(tmp_path_factory):
+    """A folder with the sdist, and with the wheel that is built from it."""
     pytest.importorskip("build")
     pytest.importorskip("hatchling")
     folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    [file] = folder.glob("*.whl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(dist):
+    [file] = dist.glob("*.whl")
     return file
 
 
@@ -51,9 +62,69 @@ def test_the_wheel_holds_what_is_read_at_run_time(wheel):
     assert "seedtune/cli/demo.yaml" in names
 
 
-def test_the_wheel_has_the_version_of_the_package(wheel):
-    assert wheel.name == f"seedtune-{seedtune.__version__}-py3-none-any.whl"
-    assert PROJECT["version"] == seedtune.__version__
+def test_wheel_and_sdist_have_the_version_of_the_checkout(dist):
+    names = [f"seedtune-{VERSION()}-py3-none-any.whl", f"seedtune-{VERSION()}.tar.gz"]
+    assert sorted(file.name for file in dist.iterdir()) == names
+
+
+def test_the_package_says_the_version_that_is_installed():
+    assert seedtune.__version__ == installed("seedtune")
+
+
+def git(folder, *words):
+    who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", "-c", "tag.gpgsign=false"]
+    subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository whose one commit is tagged v0.3.0."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    (tmp_path / "CHANGELOG.md").write_text("# Changes\n\n## Unreleased\n\n- ...\n\n## 0.1.4\n")
+    git(tmp_path, "init")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--message", "first")
+    git(tmp_path, "tag", "v0.3.0")
+    return tmp_path
+
+
+def test_a_tag_is_the_version(checkout):
+    assert VERSION(checkout) == "0.3.0"
+    git(checkout, "tag", "--force", "--annotate", "--message", "of notes", "v0.3.0")
+    assert VERSION(checkout) == "0.3.0"
+
+
+def test_a_commit_without_a_tag_of_ours_has_the_next_version(checkout):
+    git(checkout, "commit", "--allow-empty", "--message", "second")
+    git(checkout, "tag", "nightly")
+    assert VERSION(checkout) == "0.2.0.dev0"
+
+
+def test_files_that_differ_from_the_tag_have_not_its_version(checkout):
+    with (checkout / "CHANGELOG.md").open("a") as file:
+        file.write("\n")
+    assert VERSION(checkout) == "0.2.0.dev0"
+
+
+def test_without_git_the_changelog_says_the_version(checkout, monkeypatch):
+    shutil.rmtree(checkout / ".git")
+    assert VERSION(checkout) == "0.2.0.dev0"
+    (checkout / "CHANGELOG.md").write_text("# Changes\n\n## 0.2.0\n\n## 0.1.4\n")
+    assert VERSION(checkout) == "0.2.0"
+    monkeypatch.setenv("PATH", os.devnull)
+    assert VERSION(checkout) == "0.2.0"
+
+
+def test_an_archive_within_another_repository_has_not_its_version(checkout):
+    archive = checkout / "seedtune"
+    archive.mkdir()
+    shutil.copy(checkout / "CHANGELOG.md", archive)
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--amend", "--no-edit")
+    git(checkout, "tag", "--force", "v0.3.0")
+    assert VERSION(checkout) == "0.3.0"
+    assert VERSION(archive) == "0.2.0.dev0"
 
 
 def test_oldest_versions_are_those_that_are_allowed():
@@ -67,11 +138,11 @@ def test_every_requirement_is_pinned():
     assert set(bounds()) <= set(pins("constraints.txt"))
 
 
-def test_the_citation_is_of_this_version():
+def test_the_citation_is_of_the_newest_release():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert (cited["version"], cited["license"]) == (PROJECT["version"], PROJECT["license"])
+    newest = re.search(r"(?m)^## (\d\S+)$", (ROOT / "CHANGELOG.md").read_text())[1]
+    assert (cited["version"], cited["license"]) == (newest, PROJECT["license"])
     assert any("2509.24372" in reference["url"] for reference in cited["references"])
-    assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda f: f.stem)
@@ -85,7 +156,13 @@ def test_workflows_and_templates_are_yaml_and_name_what_there_is(file):
 
 def test_every_requirement_has_its_license():
     listed = (ROOT / "LICENSES.md").read_text().lower().replace("_", "-")
-    assert [name for name in bounds() if f"| {name} |" not in listed] == []
+    extras = PROJECT["optional-dependencies"]
+    extra = [
+        re.match(r"[\w.-]+", text)[0]
+        for name in ("trl", "ray", "quantized", "reasoning-gym", "verifiers")
+        for text in extras[name]
+    ]
+    assert [name for name in [*bounds(), *extra] if f"| {name} |" not in listed] == []
     assert "not stated" not in listed.partition("## what the extras")[0]
     assert "gpl" not in listed
 

@@ -18,7 +18,8 @@ from rich.terminal_theme import MONOKAI
 
 from seedtune.report import figures
 from seedtune.report.history import History, read
-from seedtune.report.progress import Panel, Summary, closing
+from seedtune.report.progress import Panel
+from seedtune.report.summary import Summary, closing
 
 FOLDER = Path(__file__).parent
 COMPARISON = FOLDER.parents[1] / "benchmarks" / "comparison.md"

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .rewards import reads_outputs
     from .training import ESTrainer
 
+    __version__: str
+
 # Threads of OpenMP spin before they sleep, libgomp's for as long as 15 ms: two runs on the same cores slow each other
 # tenfold. Read when torch is loaded, so set before; what the user has set stays.
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
@@ -19,7 +21,6 @@ if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
 if not os.environ.keys() & {"KMP_BLOCKTIME", "OMP_WAIT_POLICY"}:  # milliseconds; Intel's and LLVM's
     os.environ["KMP_BLOCKTIME"] = "1"
 
-__version__ = "0.1.0"
 __all__ = ["ESConfig", "ESTrainer", "SeedtuneError", "__version__", "reads_outputs"]
 _ROOMS = {"ESConfig": "config", "ESTrainer": "training", "reads_outputs": "rewards"}
 
@@ -30,4 +31,11 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    if name == "__version__":  # as it was installed; scripts/version.py says what that is
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version(__name__)
+        except PackageNotFoundError:  # a folder on the path, never installed
+            return "0+unknown"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

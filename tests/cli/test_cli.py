@@ -319,7 +319,8 @@ def test_the_panel_fits_a_hundred_columns_and_shows_what_matters():
 
 
 def test_a_log_ends_with_what_the_replicas_did():
-    from seedtune.report.progress import Lines, Summary
+    from seedtune.report.progress import Lines
+    from seedtune.report.summary import Summary
 
     out = io.StringIO()
     lines = Lines(Console(file=out, width=200))

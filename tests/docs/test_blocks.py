@@ -1,5 +1,5 @@
-"""Every block of code in the README and on the site is run, or checked as far as it can be without a large model; those
-marked `<!-- not run: why -->` say why not.
+"""Every block of code in the README and on the site is run, with a tiny model in place of a real one; those marked
+`<!-- not run: why -->` say why not. Commands of blocks that are not run are held to the command line.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import dataclasses
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from seedtune.config import yaml_file
 from seedtune.config.auto import with_auto
 from seedtune.config.run_config import RunConfig
 from seedtune.training.recipe import resolve
-from tiny import tiny_llama, tiny_tokenizer
+from tiny import save_tiny, tiny_llama, tiny_tokenizer
 
 MAKEFILE = (pages.ROOT / "Makefile").read_text()
 #: Files of the pages' examples that the repository does not have: what stands for them.
@@ -82,11 +83,79 @@ def check(words):
 
 
 @pytest.mark.parametrize("block", of("sh", all=True))
-def test_commands(block):
-    """Of blocks that are not run, Seedtune's own commands are held to the command line all the same."""
+def test_commands_are_right(block):
+    """Of blocks that are not run, those of programs that are known."""
     for words in commands(block):
-        if block.is_run or words[0] == "seedtune":
+        if block.is_run or words[0] in ("seedtune", "make", "pip", "python", "pytest"):
             check(words)
+
+
+#: Settings of commands that are run: each gets those that it takes and does not set.
+SMALL = {
+    "max_completion_length": "4", "max_steps": "2", "population_size": "4", "sigma": "0.05", "reward_workers": "0",
+    "max_eval_samples": "2", "load_best_model_at_end": "false", "dtype": "float32", "device": "cpu",
+}  # fmt: skip
+#: What ends with 1 for what it found: runs that differ, a model that will not learn.
+MAY_END_WITH_1 = ("diff", "preflight")
+
+
+def small(words, model):
+    """A command of Seedtune, of a tiny model, for a moment."""
+    words = [str(model) if word == "Qwen/Qwen2.5-0.5B-Instruct" else word for word in words]
+    if "--resume" in words:
+        return words
+    sub = main._parser()[0]._subparsers._group_actions[0].choices[words[0]]
+    takes = {action.dest for action in sub._actions}
+    if words[0] in ("train", "preflight", "demo") and "--model_name_or_path" not in words:
+        words = [*words, "--model_name_or_path", str(model)]
+    more = [(f"--{name}", value) for name, value in SMALL.items() if name in takes and f"--{name}" not in words]
+    return [*words, *(word for pair in more for word in pair)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A model whose context holds the prompts of every task."""
+    return save_tiny(tmp_path_factory.mktemp("tiny"), context=2048)
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory, tiny):
+    """What pages take to be there: runs, their patches, and the repository's recipes."""
+    folder = tmp_path_factory.mktemp("before")
+    (folder / "recipes").symlink_to(pages.ROOT / "recipes")
+    for name, seed in (("demo", "1"), ("other", "2")):
+        run = ["--task", "conciseness", "--output_dir", str(folder / "runs" / name), "--seed", seed, "--max_steps", "4"]
+        assert main.main(small(["train", *run], tiny)) == 0
+    for run, patch in (("demo", "brief"), ("other", "other")):
+        at = str(folder / "runs" / run)
+        assert main.main(["export", at, "--until", "last", "--patch", str(folder / f"{patch}.seedtune")]) == 0
+    return folder
+
+
+def write_files(page):
+    """Files that a page shows: Python with its name in the first line, rows behind a sentence that names them."""
+    text = page.read_text()
+    for name, source in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, re.DOTALL):
+        Path(name).write_text(source)
+    for name, rows in re.findall(r"`(\w+\.jsonl)`:\n\n```json\n(.*?)```", text, re.DOTALL):
+        Path(name).write_text(rows)
+
+
+def pages_with_commands():
+    names = [block.page for block in pages.ALL if block.kind == "sh" and block.is_run and "seedtune" in block.text]
+    return sorted({pages.ROOT / name for name in names} - {pages.ROOT / "README.md"})
+
+
+@pytest.mark.parametrize("page", pages_with_commands(), ids=lambda page: page.stem)
+def test_commands_run(page, tiny, before, tmp_path, monkeypatch):
+    """The commands of a page, one after another, in a folder that has what the page shows."""
+    shutil.copytree(before, tmp_path, symlinks=True, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    write_files(page)
+    for block in (b for b in pages.blocks(page) if b.kind == "sh" and b.is_run):
+        for words in (words for words in commands(block) if words[0] == "seedtune"):
+            code = main.main(small(words[1:], tiny))
+            assert code == 0 or (code == 1 and words[1] in MAY_END_WITH_1), " ".join(words)
 
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.stem)
@@ -161,8 +230,8 @@ def test_the_readmes_example_as_a_command(tmp_path, tiny_folder, monkeypatch):
     lines = [{"prompt": [{"role": "user", "content": q}], "answer": a} for q, a in rows["questions"].items()]
     Path("questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     [words] = [words for b in readme if "reward.py" in b.text for words in commands(b)]
-    small = "--max_steps 1 --max_completion_length 4 --population_size 4 --dtype float32 --device cpu".split()
-    assert main.main([*words[1:], *small, "--model_name_or_path", str(tiny_folder)]) == 0
+    few = "--max_steps 1 --max_completion_length 4 --population_size 4 --dtype float32 --device cpu".split()
+    assert main.main([*words[1:], *few, "--model_name_or_path", str(tiny_folder)]) == 0
     assert Path("out/journal.jsonl").is_file()
 
 

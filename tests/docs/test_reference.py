@@ -125,11 +125,26 @@ def links(page):
     "page", [*pages.PAGES, *sorted((pages.ROOT / "benchmarks").glob("*.md"))], ids=lambda p: p.stem
 )
 def test_links_lead_to_files(page):
-    """The pages of docs/ may link to what the site makes of the code; the README may not, as it is read without it."""
-    made = {(DOCS / "reference" / f"{name}.md").resolve() for name in ("settings", "cli", "errors", "keys")}
+    """Where the pages are read without the site, too."""
     for target in links(page):
-        there = (page.parent / target.partition("#")[0]).resolve()
-        assert there.exists() or (there in made and page.name != "README.md"), target
+        path, _, anchor = target.partition("#")
+        there = page.parent / path
+        assert there.exists(), target
+        if anchor:
+            assert anchor in re.findall(r"[\w-]+", slugs(there.read_text())), target
+
+
+def slugs(text):
+    """The anchors of headings, as GitHub and the site make them."""
+    headings = re.findall(r"(?m)^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return " ".join(re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings)
+
+
+def test_links_to_sources_lead_to_the_pages_that_are_made_of_them(hooks):
+    known = {"reference/settings.md", "guides/data.md"}
+    text = "[settings](../../src/seedtune/config/es_config.py), [spec](../../src/seedtune/noise/spec.py)"
+    assert hooks.relink(text, "guides/data.md", known) == "[settings](../reference/settings.md), spec"
+    assert all((pages.ROOT / source).is_file() for source in hooks.SOURCES.values())
 
 
 def test_messages_of_the_troubleshooting_page_exist():

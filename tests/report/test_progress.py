@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import shlex
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from seedtune.report.progress import Lines, Panel, Summary, display
+from seedtune.report.progress import Lines, Panel, display
+from seedtune.report.summary import Summary
 
 METRICS = {
     "reward": -90.0, "reward_std": 5.0, "completions/mean_length": 12.0, "tokens_per_second": 50.0,
@@ -17,9 +19,8 @@ METRICS = {
 SAMPLE = {"prompt": "Why is the sky blue? " * 9, "completion": "It is\na <b>long</b> answer " * 30}
 FACTS = [("model", "tiny: 134.5M parameters, 106.2M of them move (bfloat16)"), ("output", "runs/demo")]
 ROW = {"prompt": "What is it? " * 9, "completion": "An answer. " * 30, "reward": -100.0}
-SUMMARY = Summary(
-    "Done.", [ROW], [ROW], {"eval/reward": -100.0}, {"eval/reward": -20.0}, True, "out", None, ["seedtune report out"]
-)
+NEXT = 'seedtune generate out/checkpoint-best "your prompt" --max_completion_length 64'
+SUMMARY = Summary("Done.", [ROW], [ROW], {"eval/reward": -100.0}, {"eval/reward": -20.0}, True, "out", None, [NEXT])
 
 
 def a_run(progress, steps=3):
@@ -49,13 +50,36 @@ def test_the_panel_fits_the_terminal(width):
     assert len(lines) < 20
 
 
-@pytest.mark.parametrize("width", [60, 200])
-def test_the_closing_table_fits_the_terminal(width):
+def closed(width):
     out = io.StringIO()
-    panel = Panel(Console(file=out, width=width))
-    panel.finish(SUMMARY)
-    assert max(map(cell_len, out.getvalue().splitlines())) <= width
-    assert "-20.0" in out.getvalue()
+    Panel(Console(file=out, width=width)).finish(SUMMARY)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_the_end_fits_the_terminal(width):
+    text = closed(width)
+    assert max(map(cell_len, text.splitlines())) <= width
+    assert "-20.0" in text
+
+
+def test_completions_stand_under_each_other_where_there_is_no_room_for_columns():
+    lines = closed(60).splitlines()
+    assert any(line.startswith("  -100  before  An answer. An answer.") for line in lines)
+    assert any(line.startswith("  -100  after   An answer.") for line in lines)
+    assert not any("│" in line for line in lines)
+    row = next(line for line in closed(200).splitlines() if "What is it?" in line)
+    assert row.count("An answer. An answer.") >= 2  # before and after
+
+
+@pytest.mark.parametrize("width", [30, 60, 200])
+def test_a_command_can_be_copied(width):
+    text = closed(width)
+    shown = text[text.index("Next:") + len("Next:") :].replace("\\\n", " ")
+    assert shlex.split(shown) == shlex.split(NEXT)
+    out = io.StringIO()
+    Lines(Console(file=out, width=width)).finish(SUMMARY)
+    assert f"  {NEXT}\n" in out.getvalue()
 
 
 def test_a_pipe_gets_a_line_per_iteration_and_no_escapes():
@@ -106,7 +130,7 @@ def test_a_notebook_has_one_output_that_is_redrawn(notebook):
     last = output.drawn[-1]
     assert last.count("<svg") == 1
     assert "20/20" in last
-    assert "seedtune report out" in last
+    assert "seedtune generate out/checkpoint-best" in last
     assert "&lt;b&gt;long" in last, "what a model writes is text"
 
 

@@ -35,7 +35,8 @@ from seedtune.report.format import completion_text
 from seedtune.report.history import read
 from seedtune.report.html import _TEMPLATES as TEMPLATES
 from seedtune.report.model_card import model_card
-from seedtune.report.progress import Lines, Panel, Summary, closing
+from seedtune.report.progress import Lines, Panel
+from seedtune.report.summary import Summary, closing
 from seedtune.utils.files import read_lines, write_lines
 
 BROWSER = next(

@@ -10,7 +10,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from seedtune.report.progress import Lines, Panel, Summary
+from seedtune.report.progress import Lines, Panel
+from seedtune.report.summary import Summary
 from seedtune.utils.files import read_lines, write_lines
 from seedtune.utils.streams import Tolerant, tolerant, tolerant_output
 

@@ -15,7 +15,10 @@ data = Group(DATA)
 @checks_keys
 @dataclass(frozen=True)
 class RunConfig(ESConfig):
-    """What the command line needs besides `ESConfig`: which model, which data, which rewards. TRL's names."""
+    """What the command line needs besides `ESConfig`: which model, which data, which rewards. TRL's names.
+
+    Raises ConfigError as `ESConfig` does.
+    """
 
     model_name_or_path: str = data(
         "Hub id, folder, GGUF file, or smollm2-135m-instruct", "smollm2-135m-instruct", affects_weights=False

@@ -84,6 +84,7 @@ class Dispatcher:
 
     @property
     def workers(self) -> list[Worker]:
+        """Those that are ready, busy ones among them."""
         return list(self._workers.values())
 
     def join(self, worker: Worker) -> None:

@@ -42,6 +42,7 @@ class Prompt:
 
     @property
     def conversational(self) -> bool:
+        """Whether it is messages, not text."""
         return not isinstance(self.content, str)
 
     @property
@@ -188,14 +189,16 @@ class Generator(Protocol):
         """
 
     def rows_that_fit(self, tokens: int) -> int:
-        """How many rows of `tokens` tokens (prompt and completion) may be decoded at once; ConfigError when none."""
+        """How many rows of `tokens` tokens (prompt and completion) may be decoded at once. Raises ConfigError when none
+        fits.
+        """
 
     @property
     def mixes_members(self) -> bool:
         """Whether members can share a batch."""
 
     def set_members(self, members: Sequence[Member]) -> None:
-        """Row n of the next `generate` belongs to `members[n]`."""
+        """Row n of the next `generate` belongs to `members[n]`. Raises ModelError when another engine has the model."""
 
     def restore(self) -> None:
         """Go back to the center, and free what was made for members."""
@@ -206,7 +209,8 @@ class Generator(Protocol):
         """Decode one chunk, as a unit: what it yields depends on the chunk, the weights and `seed` alone. Rows with a
         seed each draw by that, whatever rows are beside them.
 
-        `on_completions` is called as rows end, in an order that depends on the same alone.
+        `on_completions` is called as rows end, in an order that depends on the same alone. Raises NotFiniteError;
+        ModelError where the model cannot give the log-probabilities that `sampling` asks for.
         """
 
     def converse(
@@ -228,7 +232,8 @@ class TextScorer(Protocol):
     def logprobs(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], temperature: float = 1.0, *, base: bool
     ) -> list[NDArray[np.float64]]:
-        """Per completion, log p of each chosen token at a temperature, by the center, or by the base model it began as.
+        """Per completion, log p [tokens] in nats of each chosen token at a temperature, by the center, or by the base
+        model it began as.
 
         Raises ModelError for the base when it was not kept.
         """
@@ -245,12 +250,13 @@ class TextScorer(Protocol):
         self, prompts: Sequence[Prompt], rows_at_once: int | None = None, wanted: Collection[str] = ()
     ) -> Iterator[TextOutputs]:
         """Read one chunk of given texts (`Prompt.given`), a few rows at a time, in an order that depends on the chunk
-        alone; `wanted`: `logits`, `hidden_states`. Raises NotFiniteError; ConfigError where this engine cannot.
+        alone; `wanted`: `logits`, `hidden_states`. Raises NotFiniteError; ConfigError where this engine cannot, and
+        ModelError where this model cannot.
         """
 
     def divergence_from_base(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float64]]:
-        """KL(center || base) in nats at each token of the first given text of every prompt, summed over the vocabulary.
-        Raises ModelError when the base was not kept; ConfigError where this engine cannot.
+        """KL(center || base) [tokens] in nats at each token of the first given text of every prompt, summed over the
+        vocabulary. Raises ModelError when the base was not kept; ConfigError where this engine cannot.
         """
 
 
@@ -265,7 +271,9 @@ class Weights(Protocol):
         """Members are made with this noise scale from now on."""
 
     def update(self, members: Sequence[Member], coefficients: NDArray[np.float32], learning_rate: float) -> float:
-        """Apply an update to the center; returns the Euclidean norm of the step."""
+        """Apply an update, with coefficients [members], to the center; returns the Euclidean norm of the step. Raises
+        ModelError when another engine has the model.
+        """
 
     def reset(self) -> None:
         """Be the base model again, as before the first update. Raises ModelError where it was not kept."""

@@ -25,6 +25,8 @@ class Population:
     """`size` members per iteration. Antithetic (mirrored) members come in pairs: same noise, opposite signs.
 
     Mirrored sampling: Brockhoff et al., PPSN XI 2010; Salimans et al., arXiv 1703.03864, section 2.1.
+
+    Raises ValueError for fewer than 2 members, or an odd number of antithetic ones.
     """
 
     size: int

@@ -103,7 +103,7 @@ WITHIN_PROMPTS = ("group", "pairs")
 
 
 def shape(rewards_M_P: Floats, shaping: str) -> Floats:
-    """Fitness of the members. Members that nothing scored get 0, and so does everyone when all earned the same (with a
+    """Fitness [members]. Members that nothing scored get 0, and so does everyone when all earned the same (with a
     `DegenerateRewardsWarning`): dividing by nearly nothing would turn rounding into a direction.
     """
     r = member_rewards(rewards_M_P)

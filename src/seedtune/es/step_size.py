@@ -23,7 +23,9 @@ _LEAST_RATIO, _LARGEST_RATIO = 0.25, 16.0
 
 
 def step_kl(coefficients_K: NDArray[np.float32], learning_rate: float, curvature: float) -> float:
-    """KL per token that an update moves the center by, predicted. `curvature`: a member's KL over sigma squared."""
+    """KL, in nats per token, that an update moves the center by, predicted. `curvature`: a member's KL over sigma
+    squared.
+    """
     return curvature * learning_rate**2 * _sum_of_squares(coefficients_K)
 
 

@@ -36,9 +36,10 @@ def noop(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """Settings of an evaluation, by their names (see `ESConfig`). Besides greedy completions, `samples` per prompt are
-    drawn at `temperature`; a sample passes when its gold metric (the first function that is not a reward) is at least 1
-    or, where `success` is given, when its reward is at least that; `ks` are the k of pass@k.
+    """Settings of an evaluation, by their names (see `ESConfig`); `reward_timeout` and `tool_timeout` are in seconds.
+    Besides greedy completions, `samples` per prompt are drawn at `temperature`; a sample passes when its gold metric
+    (the first function that is not a reward) is at least 1 or, where `success` is given, when its reward is at least
+    that; `ks` are the k of pass@k.
     """
 
     max_completion_length: int = 256
@@ -70,6 +71,7 @@ class Evaluation:
     sampled: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
+        """The estimates as files hold them, by name."""
         metrics = {name: e.to_json() for name, e in self.estimates.items()}
         return {"metrics": metrics, "completions": self.greedy, "samples": self.sampled}
 

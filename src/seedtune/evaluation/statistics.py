@@ -32,6 +32,7 @@ class Estimate:
     count: int
 
     def to_json(self) -> dict[str, Any]:
+        """As files hold it: `mean`, `ci95` (None where it is not known), `n`."""
         return {"mean": self.mean, "ci95": None if math.isnan(self.half) else self.half, "n": self.count}
 
 

@@ -136,6 +136,7 @@ class RunFolder:
             self._lock = None
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Add a line to `metrics.jsonl`. Raises SaveError."""
         try:
             with (self.path / METRICS).open("a", encoding="utf-8") as f:
                 f.write(json.dumps(metrics) + "\n")
@@ -151,6 +152,7 @@ class RunFolder:
         return rows
 
     def completions(self, name: str) -> Path:
+        """The file of that name in `completions/`, e.g. `eval-10`."""
         return self.path / "completions" / f"{name}.jsonl"
 
     # --- checkpoints --------------------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ class Patch:
         return f"{int(self.digests_T[count - 1]):016x}"
 
     def to_bytes(self) -> bytes:
+        """The file, as docs/reference/patch-format.md describes it."""
         consecutive = self.steps == tuple(range(1, len(self) + 1))
         steps = {} if consecutive else {"steps": list(self.steps)}
         sizes = {"iterations": len(self), "members": self.coefficients_T_N.shape[1]}
@@ -85,7 +86,9 @@ class Patch:
 
     @staticmethod
     def from_bytes(data: bytes, name: str = "the patch") -> Patch:
-        """Raises JournalError for anything that is not a complete patch in a format that this version reads."""
+        """From the file, which `name` names in errors. Raises JournalError for anything that is not a complete patch
+        in a format that this version reads.
+        """
         if data[:8] != MAGIC or len(data) < _START.size:
             raise JournalError(f"{name} is not a Seedtune patch: it does not begin with SEEDTUNE.")
         _, version, size = _START.unpack_from(data)

@@ -34,6 +34,7 @@ class Iteration:
     control: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """Its line in the journal; floats as hexadecimal text, which loses no bit."""
         line = {
             "kind": "iteration",
             "t": self.t,
@@ -51,6 +52,7 @@ class Iteration:
 
     @staticmethod
     def from_json(line: Mapping[str, Any]) -> Iteration:
+        """From its line. Raises KeyError, TypeError or ValueError for one that is none."""
         return Iteration(
             t=int(line["t"]),
             rewards_M=tuple(float.fromhex(r) for r in line["rewards"]),
@@ -75,11 +77,13 @@ class Return:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
+        """Its line in the journal, as `Iteration.to_json`."""
         scale = float(self.scale).hex()
         return {"kind": "return", "t": self.t, "to": self.to, "scale": scale, "reason": self.reason}
 
     @staticmethod
     def from_json(line: Mapping[str, Any]) -> Return:
+        """From its line. Raises KeyError, TypeError or ValueError for one that is none."""
         return Return(int(line["t"]), int(line["to"]), float.fromhex(line["scale"]), str(line["reason"]))
 
 

@@ -41,6 +41,7 @@ class Journal:
 
     @staticmethod
     def create(folder: AnyPath, header: Mapping[str, Any]) -> Journal:
+        """Begin the journal of a run in its folder. Raises SaveError."""
         text, chain = seal(header, ROOT)
         path = local_path(folder) / NAME
         _append(path, text, new=True)

@@ -40,7 +40,8 @@ class Center:
     keeps what they held. With `spec.keep_base` the weights as they came are kept too, for `as_base` and `distance`: in
     the host's memory, or, where the live weights are there, on disk.
 
-    `live`: tensors of `dtype` that hold the live weights instead, as an engine of its own has them. `shards`: the
+    `live`: tensors of `dtype` that hold the live weights instead, as an engine of its own has them, in the shapes of
+    the parameters. `shards`: the
     parameters given are these parts of the model's. `master`: who keeps the master and does the arithmetic; default:
     `CpuMaster` for live weights on the CPU, else `DeviceMaster`.
     """
@@ -170,10 +171,12 @@ class Center:
         return math.sqrt(total)
 
     def select_rows(self, rows: torch.Tensor | None) -> None:
-        """Row n of the next forward pass is row `rows[n]` of those given to `set_members`; None: all of them."""
+        """Row n of the next forward pass is row `rows[n]` [rows] of those given to `set_members`; None: all of them."""
 
     def update(self, members: Sequence[Member], coefficients: NDArray[np.float32], learning_rate: float) -> float:
-        """theta <- theta + alpha * (sum of c_n * noise_n, by the rule); returns the Euclidean norm of the step."""
+        """theta <- theta + alpha * (sum of c_n * noise_n, by the rule), with coefficients c [members]; returns the
+        Euclidean norm of the step.
+        """
         self.restore()
         self.steps += 1
         pairs, merged = directions(members, coefficients)

@@ -26,7 +26,7 @@ class FullRank(Center):
         self._is_written = True  # False while weights are written, and where that failed
 
     def set_members(self, members: Sequence[Member]) -> None:
-        """All rows must belong to the same member."""
+        """All rows must belong to the same member: raises ValueError where they do not."""
         if any(m != members[0] for m in members):
             raise ValueError("full-rank members are visited one after another; this batch mixes them")
         if members[0] == CENTER:

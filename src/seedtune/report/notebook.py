@@ -12,7 +12,8 @@ from IPython.display import HTML, display
 from rich.console import Console, RenderableType
 
 from . import figures
-from .progress import Panel, Summary, closing
+from .progress import Panel
+from .summary import Summary, closing
 
 #: Columns of the text, and seconds between two drawings of the panel while an iteration goes on.
 WIDTH, EVERY = 100, 1.0

@@ -17,36 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..utils.streams import tolerant
-from .format import LABELS, completion_text, duration, number, plus_minus, prompt_text, setting, sparkline
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How a run ended: what `finish` prints. Rows are those of `completions/eval-*.jsonl`. `center`: after which
-    iteration the center was what it is now (0: the base model), `best`: after which it was best; None: not known.
-    """
-
-    why: str
-    before: Sequence[Mapping[str, Any]]
-    after: Sequence[Mapping[str, Any]]
-    metrics_before: Mapping[str, float]
-    metrics_after: Mapping[str, float]
-    held_out: bool
-    output_dir: str
-    checkpoint: str | None
-    next_commands: Sequence[str]
-    center: int | None = None
-    best: int | None = None
-
-    @property
-    def standing(self) -> str:
-        """What the center `after` is, where that needs saying: the best one, or one that is not kept."""
-        step = self.metrics_after.get("step")
-        if self.center is None or step is None:
-            return ""
-        if self.center < step:
-            return "the last center, not kept"
-        return "the best center" if self.center == step == self.best else ""
+from .format import completion_text, duration, number, plus_minus, prompt_text, setting, sparkline
+from .summary import Summary, closing, other_metrics, replicas
 
 
 @dataclass
@@ -81,12 +53,14 @@ class Progress:
         self.done, self.total = done, total
 
     def iteration(self, step: int, metrics: Mapping[str, float], sample: Mapping[str, Any]) -> None:
+        """An iteration has ended, with its metrics; `sample` is a row of `completions/`, to show."""
         self.step, self.metrics, self.sample, self.done = step, metrics, sample, 0
         self.fleet += [metrics] if "fleet/replicas" in metrics else []
         for name in _STEP:
             self._steps.setdefault(name, set()).update([metrics[name]] if name in metrics else [])
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """The center was evaluated after iteration `step`."""
         self.center.append((step, metrics["eval/reward"]))
         self.best = int(metrics["es/best_step"]) if "es/best_step" in metrics else None
         self.done = 0
@@ -101,6 +75,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
+        """Seconds until the last iteration, as fast as those so far; None before the first has ended."""
         finished = self.step - self._first
         if not finished:
             return None
@@ -108,6 +83,7 @@ class Progress:
 
     @property
     def tokens_per_second(self) -> float:
+        """New tokens per second of decoding, in the last iteration."""
         return self.metrics.get("tokens_per_second", 0.0)
 
     @property
@@ -166,7 +142,7 @@ class Lines(Progress):
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         super().evaluated(step, metrics)
-        others = "  ".join(f"{k.removeprefix('eval/')} {number(v)}" for k, v in _other_metrics(metrics).items())
+        others = "  ".join(f"{k.removeprefix('eval/')} {number(v)}" for k, v in other_metrics(metrics).items())
         best = f"  ({self.standing})" if self.standing else ""
         self._print(Text(f"center after {step}: reward {number(metrics['eval/reward'])}{best}  {others}".rstrip()))
 
@@ -201,7 +177,7 @@ class Panel(Progress):
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         super().evaluated(step, metrics)
-        self._other_metrics = _other_metrics(metrics)
+        self._other_metrics = other_metrics(metrics)
 
     def stop(self) -> None:
         self._over = True
@@ -244,7 +220,7 @@ class Panel(Progress):
             length = self.metrics["completions/mean_length"]
             grid.add_row("speed", f"{self.tokens_per_second:.0f} tokens/s, {length:.0f} tokens per completion")
         if "fleet/replicas" in self.metrics:
-            grid.add_row("replicas", _replicas([self.metrics]))
+            grid.add_row("replicas", replicas([self.metrics]))
         if self.sample:
             prompt = Text(prompt_text(self.sample["prompt"], 70), style="dim", overflow="ellipsis", no_wrap=True)
             completion = Text(completion_text(self.sample, 240), style="cyan")
@@ -276,73 +252,3 @@ def display(console: Console | None = None) -> Progress:
 
         return Notebook()
     return Panel(console) if console.is_terminal and not console.is_dumb_terminal else Lines(console)
-
-
-def _other_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of the center besides the reward."""
-    hidden = ("eval/reward", "eval/rewards/", "eval/completions/", "eval/kl_ci95", "eval/hacked", "eval/collapsed")
-    return {k: v for k, v in metrics.items() if k.startswith("eval/") and not k.startswith(hidden)}
-
-
-_FLEET = ("replicas", "lost", "utilization", "slowest", "fastest", "bytes_sent")
-
-
-def closing(summary: Summary, fleet: Sequence[Mapping[str, float]] = (), most: int = 8) -> RenderableType:
-    """Completions before and after (`most` of them), the metrics, statistics of the replicas, and what to do next."""
-    shown, standing = min(len(summary.after), len(summary.before), most), summary.standing
-    kept = not standing.endswith("not kept")
-    color = "green" if kept else "yellow"
-    after = f"after ({'best' if kept else 'not kept'})" if standing else "after"
-    parts: list[RenderableType] = [Text(f"\n{summary.why}", style="bold")]
-    if shown:
-        title = "Held-out prompts" if summary.held_out else "Training prompts (no eval_dataset was given)"
-        table = Table(title=title, title_justify="left", title_style="bold", expand=True, show_lines=True)
-        table.add_column("prompt", ratio=3)
-        table.add_column("before", ratio=4)
-        table.add_column("reward", justify="right", no_wrap=True)
-        table.add_column(after, ratio=3, style=color)
-        table.add_column("reward", justify="right", no_wrap=True)
-        for old, new in zip(summary.before[:shown], summary.after[:shown], strict=True):
-            table.add_row(
-                Text(prompt_text(old["prompt"], 90)),
-                Text(completion_text(old, 110), style="dim"),
-                number(old["reward"]),
-                Text(completion_text(new, 110)),
-                number(new["reward"]),
-            )
-        parts.append(table)
-    figures = Table.grid(padding=(0, 3))
-    figures.add_row("", Text("before", style="dim"), Text("after", style="dim"))
-    for key, value in summary.metrics_after.items():
-        if (
-            key == "eval/reward"
-            or key in _other_metrics(summary.metrics_after)
-            or key in ("eval/completions/mean_length", "eval/completions/loss")
-        ):
-            name = key.removeprefix("eval/")
-            before = summary.metrics_before.get(key)
-            figures.add_row(LABELS.get(name, name), number(before), Text(number(value), style=f"bold {color}"))
-    if shown:
-        step, which = summary.metrics_after.get("step"), f" ({standing})" if standing else ""
-        parts += [
-            Text(f"The center, mean over {len(summary.after)} prompts, before and after iteration {step}{which}:"),
-            figures,
-        ]
-    replicas = [f"Replicas: {_replicas(fleet)}"] if fleet else []
-    parts.append(Text("\n" + "\n".join([*replicas, f"Output: {summary.output_dir}"])))
-    if summary.next_commands:
-        parts.append(Text("Next:"))
-        parts += [Text(f"  {command}", style="bold") for command in summary.next_commands]
-    return Group(*parts)
-
-
-def _replicas(lines: Sequence[Mapping[str, float]]) -> str:
-    """Of some iterations: `2 to 3, 1 lost, 92 % busy, 105 to 240 tokens/s each, at most 3.1 kB sent to one`."""
-    of = {name: [line[f"fleet/{name}"] for line in lines] for name in _FLEET}
-    fewest, most = min(of["replicas"]), max(of["replicas"])
-    parts = [f"{most:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"]
-    parts += [f"{lost:.0f} lost"] if (lost := sum(of["lost"])) else []
-    parts += [f"{sum(of['utilization']) / len(lines):.0%} busy"]
-    if fastest := max(of["fastest"]):  # 0: no speed is known yet
-        parts += [f"{min(filter(None, of['slowest'])):.0f} to {fastest:.0f} tokens/s each"]
-    return ", ".join([*parts, f"at most {max(of['bytes_sent']) / 1000:.1f} kB sent to one in an iteration"])

@@ -51,6 +51,7 @@ class Scorer:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the functions, in their order."""
         return self.functions.names
 
     def submit(self, batch: Batch) -> Future[list[Scores]]:

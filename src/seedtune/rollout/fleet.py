@@ -31,10 +31,14 @@ class Fleet(Protocol):
         """A run begins, whose iterations have as many prompts as this batch."""
 
     def scorer(self, rewards: Sequence[Reward], *, workers: int | None, timeout: float) -> Scorer:
-        """Where rewards are computed. Raises RewardError for functions that cannot be sent there."""
+        """Where rewards are computed; `timeout` is in seconds. Raises RewardError for functions that cannot be sent
+        there.
+        """
 
     def update(self, iteration: int, coefficients: NDArray[np.float32], learning_rate: float) -> float:
-        """Every replica applies an iteration's update from seeds and scalars. Returns the step's norm."""
+        """Every replica applies an iteration's update from seeds and coefficients [members]. Returns the norm of the
+        step.
+        """
 
     def reset(self) -> None:
         """Be the base model again, as before the first update. Raises ModelError where it was not kept."""
@@ -56,7 +60,7 @@ class Fleet(Protocol):
 
 
 class LocalFleet:
-    """One replica, in this process."""
+    """A `Fleet` of one replica, in this process."""
 
     def __init__(self, engine: Engine, population: Population, spec: RolloutSpec) -> None:
         self.engine, self.population = engine, population

@@ -54,7 +54,7 @@ class RewardBatch:
 class Rollouts:
     """Completions [member][row] (None: the member was not asked), a prompt's samples one after another, and
     rewards_F_M_P_G [function, member, prompt, sample] (NaN: not asked, or left out by the function). A member in
-    `dropped` was left out of the iteration: it has no completions and no rewards.
+    `dropped` was left out of the iteration: it has no completions and no rewards. `seconds`: what parts of it took.
     """
 
     batch: PromptBatch
@@ -80,7 +80,7 @@ class Rollouts:
         num_generations: int = 1,
         aggregate: Aggregate = MEAN,
     ) -> Rollouts:
-        """Put the batches where they belong: members, prompts and samples in their own order."""
+        """Put the batches where they belong: members, prompts and samples in their own order. `seconds` by name."""
         shape = (len(names), len(members), len(batch.prompts) * num_generations)
         rewards = np.full(shape, np.nan)
         completions: list[list[Any]] = [[None] * shape[2] for _ in members]
@@ -110,10 +110,13 @@ class Rollouts:
 
     @property
     def num_generations(self) -> int:
+        """Samples that a member drew for each prompt."""
         return int(self.rewards_F_M_P_G.shape[3])
 
     def total_M_P_G(self, weights: Sequence[float]) -> Floats:
-        """What completions earn: the weighted sum over functions; NaN where every function left one out (as TRL)."""
+        """What completions earn: the weighted sum over functions; NaN where every function left one out (as TRL).
+        Raises RewardError for sums that no number holds.
+        """
         with np.errstate(over="ignore"):
             weighted = self.rewards_F_M_P_G[: len(weights)] * np.asarray(weights)[:, None, None, None]
             total: Floats = np.nansum(weighted, axis=0)
@@ -122,7 +125,9 @@ class Rollouts:
         return total
 
     def total_M_P(self, weights: Sequence[float]) -> Floats:
-        """What each member earns for each prompt: of its samples, what `aggregate` makes of them."""
+        """What each member earns for each prompt: of its samples, what `aggregate` makes of them. Raises RewardError as
+        `total_M_P_G`.
+        """
         answers = self._answers_M_P_G() if self.aggregate.needs_answers and self.num_generations > 1 else None
         with np.errstate(over="ignore"):
             total = self.aggregate(self.total_M_P_G(weights), answers)

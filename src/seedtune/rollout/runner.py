@@ -38,7 +38,7 @@ class RolloutSpec:
     """How to decode, how many rows a chunk has at most (but the samples of a member for a prompt stay together), the
     run's seed, how many prompts a member answers (None: all of the batch), what reward functions are called with (see
     `RolloutCollector`), how many samples of each prompt a member draws, and how their rewards become one. With `tools`,
-    completions are conversations; `rollout_func`: they are the user's to make.
+    completions are conversations, and `tool_timeout` is in seconds; `rollout_func`: they are the user's to make.
     """
 
     sampling: Sampling
@@ -101,7 +101,7 @@ class ChunkExecutor(Protocol):
 
 
 class LocalExecutor:
-    """Decodes, or reads, one chunk after another on an engine."""
+    """A `ChunkExecutor` that decodes, or reads, one chunk after another on an engine."""
 
     def __init__(self, engine: Engine, spec: RolloutSpec | None = None) -> None:
         self.generator: Generator = engine
@@ -171,7 +171,9 @@ class RolloutRunner:
         on_rows: OnRows,
         unscored: UnscoredSamples | None = None,
     ) -> Rollouts:
-        """Every member completes its prompts of the batch; completions are scored while others are decoded."""
+        """Every member completes its prompts of the batch; completions are scored while others are decoded. Raises
+        Interrupted when `should_stop` says so, and RewardError.
+        """
         plan, asks = self.plan(members, batch, iteration), scorer.functions.asks
         collector = RolloutCollector(batch, scorer, state, plan, self.spec.reward_batch, self.spec.num_generations)
         functions = scorer.functions if scorer.on_replicas else None

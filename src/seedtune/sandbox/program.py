@@ -44,6 +44,8 @@ def run(code: str, stdin: str = "", limits: Limits | None = None) -> Result:
 def converse(first: str, second: str, limits: Limits, limits_of_second: Limits) -> tuple[Result, Result]:
     """Run two programs at once, each in a sandbox of its own, as `run` does. What one writes to stdout is what the
     other reads from stdin, and is not limited; there is nothing else between them. The results have their stderr.
+
+    Raises SandboxError where there is no sandbox.
     """
     check()
     (to_second, from_first), (to_first, from_second) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)

@@ -28,7 +28,7 @@ from ..journal.record import Iteration, Return
 from ..journal.store import Journal
 from ..noise import spec
 from ..report.model_card import model_card
-from ..report.progress import Summary
+from ..report.summary import Summary
 from ..rollout.fleet import Fleet
 from ..rollout.rollouts import per_prompt
 from ..utils.environment import environment, software

@@ -14,7 +14,8 @@ from .exact import Exact
 @dataclass(frozen=True)
 class Embeddings(Exact):
     """The cosine of two answers' embeddings is at least `threshold`. `model`: of transformers; an embedding is the mean
-    of its last hidden states over the answer's tokens. Which threshold is right depends on the model.
+    of its last hidden states over the answer's tokens. Which threshold is right depends on the model. Raises
+    ConfigError for a model that cannot be loaded.
     """
 
     model: str

@@ -14,7 +14,7 @@ from .exact import Exact
 @dataclass(frozen=True)
 class Entailment(Exact):
     """Bidirectional entailment: each answer, read behind the question, entails the other. `model`: of transformers, for
-    sequence classification, with a label named entailment.
+    sequence classification, with a label named entailment. Raises ConfigError for another.
     """
 
     model: str
