@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from transformers import SchedulerType
+from transformers.trainer_utils import SaveStrategy
 
 from runs import Notes
 from seedtune import ESConfig
@@ -32,6 +36,33 @@ def test_numbers_that_yaml_reads_as_text():
     assert ESConfig(sigma="1e-3").sigma == 0.001
     assert ESConfig(max_steps=10.0).max_steps == 10
     assert ESConfig(**yaml.safe_load("learning_rate: 5e-4")).alpha == 0.0005
+
+
+def test_values_of_enumerations_numpy_and_torch_are_pythons_own():
+    given = {
+        "lr_scheduler_type": SchedulerType.COSINE, "save_strategy": SaveStrategy.NO, "dtype": torch.float16,
+        "device": torch.device("cpu"), "max_steps": np.int64(3), "sigma": torch.tensor(0.5),
+        "antithetic": np.bool_(True), "run_name": np.str_("a"), "reward_weights": np.array([1, 2]),
+    }  # fmt: skip
+    made = ESConfig(**given)
+    plain = {"lr_scheduler_type": "cosine", "save_strategy": "no", "dtype": "float16", "device": "cpu", "max_steps": 3,
+             "sigma": 0.5, "antithetic": True, "run_name": "a", "reward_weights": [1, 2]}  # fmt: skip
+    assert made == ESConfig(**plain)
+    assert {type(getattr(made, name)) for name in plain} == {str, int, float, bool, list}
+    assert ESConfig(**yaml.safe_load(to_yaml(made))) == made
+
+
+def test_whole_numbers_as_users_write_them():
+    assert [ESConfig(max_steps=text).max_steps for text in ("1e3", "1_000", " 1000 ", 1e3)] == [1000] * 4
+    with pytest.raises(ConfigError, match=r"max_steps must be a whole number, got '1\.5'"):
+        ESConfig(max_steps="1.5")
+
+
+@pytest.mark.parametrize("line", ["run_name: 007", "model_revision: 1.0", "run_name: 2026-01-01", "dtype: off",
+                                  "stop_strings: [no]", "report_to: off"])  # fmt: skip
+def test_text_that_yaml_reads_as_something_else_wants_quotes(line):
+    with pytest.raises(ConfigError, match="In YAML, text that reads as something else stands in quotes"):
+        ESConfig(**yaml.safe_load(line))
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,13 @@ def test_a_key_that_is_there_twice_is_told(tmp_path):
     file.write_text("max_steps: 1\nsigma: 1\nmax-steps: 2\n")
     with pytest.raises(ConfigError, match=r"given more than once: max_steps \(lines 1 and 3\)"):
         read(file)
+    file.write_text(
+        "max_steps: 1\nreward_args:\n  f: {a: 1, b-c: 2, b_c: 3}\n  f: {a: 1}\ncurriculum: {low: 0, low: 1}\n"
+    )
+    with pytest.raises(ConfigError, match=r"low \(lines 5 and 5\), f \(lines 3 and 4\)"):
+        read(file)
+    file.write_text("task_args: &again [*again]\n")  # holds itself
+    assert read(file)["task_args"]
 
 
 def explained(args):

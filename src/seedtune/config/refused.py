@@ -67,6 +67,11 @@ _TABLE: tuple[tuple[str, str], ...] = (
      "set prompts_per_step, and generation_batch_size for rows per batch"),
     ("per_device_eval_batch_size per_gpu_eval_batch_size eval_batch_size eval_accumulation_steps", _EVAL_BATCH),
     ("auto_find_batch_size", "rows per batch are what memory holds, unless generation_batch_size is set"),
+    # other evolution strategies
+    ("pop_size popsize population npop n_pop num_perturbations", "set population_size"),
+    ("noise_std noise_stdev noise_scale sigma_init std stddev", "set sigma"),
+    ("alpha", "set learning_rate"),
+    ("iterations n_iterations n_iter max_iterations max_iters num_steps steps", "set max_steps"),
     # gradient training
     ("max_grad_norm neftune_noise_alpha ds3_gather_for_generation optim_target_modules", _GRADIENTS),
     ("gradient_checkpointing gradient_checkpointing_kwargs activation_checkpointing", _MEMORY),
@@ -151,7 +156,7 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("compute_metrics", "give eval_funcs: they are measured on the center and never optimized"),
     # logs
     ("logging_steps logging_strategy logging_first_step", _EVERY),
-    ("logging_dir", "logs are in output_dir/logs"),
+    ("logging_dir", "tensorboard writes to output_dir/runs, or to what the variable TENSORBOARD_LOGGING_DIR names"),
     ("log_on_each_node log_level log_level_replica", _LEVEL),
     ("logging_nan_inf_filter", "NaN and infinity are never filtered out: a reward that is one is an error"),
     ("include_num_input_tokens_seen include_tokens_per_second",

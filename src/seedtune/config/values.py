@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import math
 import operator
 import re
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 import yaml
@@ -31,20 +33,20 @@ def _finite(value: Any) -> float:
 
 def coerce(name: str, kind: str, value: Any) -> Any:
     """`value` as the kind that the field declares. YAML reads 1e-3 as text, so text that is a number counts as one; a
-    path counts as text, and a text alone is a list of one.
+    path counts as text, and a text alone is a list of one; values of enumerations, NumPy and torch as Python's own.
 
     Raises ConfigError.
     """
+    value = _plain(value)
+    value = [_plain(v) for v in value] if isinstance(value, list | tuple) else value
     if value is None and "None" in kind:
         return None
     base = kind.replace(" | None", "")
-    if "str" in base:
-        value = [path_text(v) for v in value] if isinstance(value, list | tuple) else path_text(value)
     try:
         if base == "bool" and isinstance(value, bool):
             return value
-        if base == "int" and not isinstance(value, bool) and (not isinstance(value, float) or value.is_integer()):
-            return int(value)
+        if base == "int" and not isinstance(value, bool):
+            return _whole(value)
         if base == "float | str" and isinstance(value, str) and value.strip().lower() == "auto":
             return "auto"
         if base in ("float", "float | str") and not isinstance(value, bool):
@@ -67,7 +69,40 @@ def coerce(name: str, kind: str, value: Any) -> Any:
             return value if isinstance(value, str) else [str(v) for v in value]
     except (TypeError, ValueError, OverflowError, yaml.YAMLError):
         pass
-    raise ConfigError(f"{name} must be {_KINDS.get(base, base)}, got {value!r} ({type(value).__name__}).")
+    quoted = " In YAML, text that reads as something else stands in quotes." if _is_read_by_yaml(value, base) else ""
+    raise ConfigError(f"{name} must be {_KINDS.get(base, base)}, got {value!r} ({type(value).__name__}).{quoted}")
+
+
+def _plain(value: Any) -> Any:
+    """The text, number or truth value that it stands for: a path, a member of an enumeration (transformers' strategies
+    and schedulers), a scalar or an array of NumPy or torch, a dtype or device of torch. Anything else as it is.
+    """
+    if isinstance(value, Enum):
+        value = value.value
+    if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
+        return str(value).removeprefix("torch.")
+    if hasattr(value, "tolist") and hasattr(value, "shape"):
+        value = value.tolist()
+    return str(value) if isinstance(value, str) else path_text(value)
+
+
+def _whole(value: Any) -> int:
+    """Raises ValueError for what is no whole number."""
+    if isinstance(value, str) and not value.strip().lstrip("+-").replace("_", "").isdigit():
+        value = float(value)  # 1e3
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError
+    return int(value)
+
+
+def _is_read_by_yaml(value: Any, base: str) -> bool:
+    """Whether YAML may have made this of a text: of `no` and `on`, of 007, of a date."""
+    kinds = (bool, int, float, datetime.date)
+    return (
+        "str" in base
+        and "float" not in base
+        and any(isinstance(v, kinds) for v in (value if isinstance(value, list) else [value]))
+    )
 
 
 _KINDS = {

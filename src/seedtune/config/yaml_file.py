@@ -33,12 +33,24 @@ def read(path: AnyPath) -> dict[str, Any]:
 
 
 def _check_once(text: str) -> None:
-    """Raises ConfigError for a key that is there twice: YAML would drop the first in silence."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
-    lines: dict[str, list[str]] = {}
-    for key, _ in node.value if isinstance(node, yaml.MappingNode) else []:
-        lines.setdefault(str(key.value).replace("-", "_"), []).append(str(key.start_mark.line + 1))
-    if twice := [f"{key} (lines {' and '.join(at)})" for key, at in lines.items() if len(at) > 1]:
+    """Raises ConfigError for a key that a mapping holds twice: YAML would drop the first in silence."""
+    top = yaml.compose(text, Loader=yaml.SafeLoader)
+    twice, seen = list[str](), set[int]()  # an alias is the same node
+    nodes: list[Any] = [top]
+    while nodes:
+        if id(node := nodes.pop()) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+            continue
+        nodes += [value for _, value in node.value]
+        lines: dict[str, list[str]] = {}
+        for key, _ in node.value:
+            name = str(key.value).replace("-", "_") if node is top else str(key.value)
+            lines.setdefault(name, []).append(str(key.start_mark.line + 1))
+        twice += [f"{key} (lines {' and '.join(at)})" for key, at in lines.items() if len(at) > 1]
+    if twice:
         raise ConfigError(f"given more than once: {', '.join(twice)}. Leave one of each.")
 
 
