@@ -380,7 +380,9 @@ def test_texts_and_conversations_alone_are_prompts():
         (lambda: Dataset.from_list([]), "is empty"),
         (lambda: [None, None], "is empty"),
         (lambda: [{"prompt": "a"}, 5], "row 2 is a int"),
-        (lambda: [{"prompt": "a"}, "b", {"prompt": "c", "x": 1}], "row 3 has column 'x'"),
+        (lambda: [{"prompt": "a"}, "b", {"prompt": "c", "x": 1}], "row 3 has column 'x', .*the same columns"),
+        (lambda: [{"prompt": "a", 1: "b"}], "a column 1, whose name is no text"),
+        (lambda: [{"prompt": "a"}, {"prompt": "a", 1: "b", "x": 2}], "row 2 has column 1, unlike row 1"),
         (lambda: pd.DataFrame([["a", "b"]], columns=["prompt", "prompt"]), "two columns called 'prompt'"),
         (lambda: pd.DataFrame([["a", "b"]]), "a column 0, whose name is no text"),
         (
@@ -409,6 +411,11 @@ def test_a_table_with_two_columns_of_one_name_in_a_file(tmp_path):
     for name in ("d.parquet", "d.arrow"):
         with pytest.raises(DataError, match="two columns called 'prompt'"):
             load(tmp_path / name)
+
+
+def test_images_are_said_not_to_be_read(caplog):
+    check([{"prompt": "a", "image": object()}], "train_dataset")
+    assert "train_dataset: column 'image' is for reward functions only" in caplog.text
 
 
 def test_streams_and_null_rows_are_noted(caplog):

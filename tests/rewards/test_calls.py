@@ -59,6 +59,7 @@ def test_numbers_of_every_kind(value):
         (b"ab", "must return a list"),
         (torch.ones(2, 3), r"returned tensor\(\[1., 1., 1.\]\) \(Tensor\); a reward must be a finite number"),
         (np.ones((2, 2)), "a reward must be a finite number"),
+        (np.ma.masked_array([1.0, 2.0], mask=[False, True]), r"returned masked \(MaskedConstant\)"),
         (np.ones((3, 1)), "returned 3 values for 2"),
         ([[1.0], [2.0]], "a reward must be a finite number"),
         ([{"score": 1}, {"score": 2}], "a reward must be a finite number"),

@@ -46,6 +46,9 @@ def test_by_builtin_name_dotted_path_and_file(tmp_path, monkeypatch):
         ("concisenes", "no built-in reward 'concisenes'"),
         ("nowhere.py:f", "does not exist"),
         ("no_such_package.f", "cannot import"),
+        ("Qwen/Qwen2.5-Math-RM-72B", "is no function.*A reward model is loaded within a function"),
+        ("org/reward-model", "is no function"),
+        ("a.py:f,b.py:g", "has a comma: give several as a list"),
         ("seedtune.tasks.countdown.nothing", "no function 'nothing'"),
     ],
 )
@@ -158,6 +161,20 @@ def test_trls_own_rewards_work_unchanged():
 
 
 # --- scoring in processes ---------------------------------------------------------------------------------------------
+
+
+def test_a_file_may_import_what_lies_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for n in (1, 2):
+        (tmp_path / f"beside_{n}.py").write_text(f"VALUE = {n}\n")
+    (tmp_path / "mine.py").write_text(
+        "from beside_1 import VALUE\n\n"
+        "def f(completions, **kwargs):\n"
+        "    import beside_2\n"
+        "    return [VALUE + beside_2.VALUE] * len(completions)\n"
+    )
+    with Scorer([Reward(f"{tmp_path}/mine.py:f")], workers=1, timeout=60) as scorer:
+        assert scorer.gather([scorer.submit(batch("a"))])[0][0].rewards == [3]
 
 
 def test_lambdas_and_closures_reach_the_worker_and_it_is_another_process():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,11 @@ from ..utils.paths import AnyPath, local_path
 from . import files
 from .given import check_texts, with_texts
 from .rows import as_rows, check_prompts
+
+log = logging.getLogger(__name__)
+
+#: Columns whose images TRL shows the model.
+_SHOWN_BY_TRL = ("image", "images")
 
 
 def load(name: AnyPath, split: str = "train", config: str | None = None) -> Rows:
@@ -71,14 +77,19 @@ def check(rows: Any, what: str, texts: Sequence[str] = ()) -> Rows:
         raise DataError(f"{what} is empty: it has no rows. Check the file, or the split.")
     columns = columns_of(found)
     if not hasattr(found, "column_names"):
-        for n, row in enumerate(found):
+        for number, row in enumerate(found, 1):
             if different := set(columns) ^ set(row):
                 which = "lacks" if different - set(row) else "has"
-                raise DataError(f"{what}, row {n + 1} {which} column {sorted(different)[0]!r}, unlike row 1.")
+                raise DataError(
+                    f"{what}, row {number} {which} column {sorted(different, key=str)[0]!r}, unlike row 1: give all "
+                    "rows the same columns (null, or None, where there is nothing)."
+                )
     if texts:
         found = with_texts(found, columns, texts, what)
         columns = columns_of(found)
     found = check_prompts(found, columns, what)
+    if shown := [name for name in _SHOWN_BY_TRL if name in columns]:
+        log.warning(f"{what}: column {shown[0]!r} is for reward functions only: the model reads text, no images.")
     return check_texts(found, texts, what) if texts else found
 
 

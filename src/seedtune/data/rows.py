@@ -141,6 +141,7 @@ def _mappings(items: list[Any], what: str) -> list[Row]:
             rows.append({"prompt": item})
         elif not is_null(item):
             raise DataError(f"{what} must hold rows with columns (dicts); row {number} is a {type(item).__name__}.")
+    _check_names(rows[0] if rows else (), what)
     _note_dropped(len(items) - len(rows), len(items), what)
     return rows
 

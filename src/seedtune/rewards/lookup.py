@@ -23,11 +23,18 @@ def resolve(source: str, kind: str = "reward") -> Callable[..., Any]:
     """The function of that name. Raises RewardError that says what `kind` was looked for, and where."""
     if kind == "reward" and source in FUNCTIONS:
         return FUNCTIONS[source]
+    if "," in source:
+        raise RewardError(f"{kind} {source!r} has a comma: give several as a list, [a, b] in YAML, a b behind a flag.")
     path, _, attribute = source.rpartition(":")
     if path.endswith(".py"):
         module = _import_file(path, kind)
     elif source.endswith(".py"):
         raise RewardError(f"{kind} {source!r} names a file; add the function: {source}:function.")
+    elif "/" in source:
+        raise RewardError(
+            f"{kind} {source!r} is no function: for your own, write file.py:function or package.module.function. A "
+            "reward model is loaded within a function, which returns what it says of each completion."
+        )
     else:
         path, _, attribute = source.replace(":", ".").rpartition(".")
         if not path:
@@ -52,6 +59,7 @@ def _import_file(path: str, kind: str) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    _add_to_path(file.parent)  # it may import what lies beside it, as a script does, when it is called, too
     try:
         spec.loader.exec_module(module)
     except BaseException as e:
@@ -61,9 +69,14 @@ def _import_file(path: str, kind: str) -> Any:
 
 
 def _import_module(path: str, what: str) -> Any:
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
+    _add_to_path(Path.cwd())
     try:
         return importlib.import_module(path)
     except ImportError as e:
         raise RewardError(f"{what}: cannot import {path!r}: {e}.") from e
+
+
+def _add_to_path(folder: Path) -> None:
+    """Behind what is there, which it must not hide. Processes that are started later have it, too."""
+    if (place := str(folder.absolute())) not in sys.path:
+        sys.path.append(place)

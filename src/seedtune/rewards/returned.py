@@ -55,6 +55,8 @@ def _listed(returned: Any, count: int) -> list[Any]:
 
 def number(value: Any) -> float:
     """A number of Python's, NumPy's, torch's, a Decimal, or an array of one element; NaN: it is none."""
+    if type(value).__name__ == "MaskedConstant":  # of NumPy's masked arrays; its item() is 0
+        return math.nan
     try:
         value = value.item() if hasattr(value, "item") else value
         return math.nan if isinstance(value, str | bytes | bytearray) else float(value)
