@@ -126,3 +126,19 @@ def test_the_command_line_prints_on_an_ascii_console(tmp_path):
     done = run(f'"{sys.executable}" -c "{run_py}"', OUT=str(tmp_path), PYTHONIOENCODING="ascii")
     assert done.stdout.endswith("0\n"), done.stderr
     assert "±" not in done.stdout
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_what_is_closed_leads_nowhere_and_scoring_processes_start(tmp_path, closed):
+    """As of a service, or pythonw."""
+    (tmp_path / "r.py").write_text("def f(completions, **kwargs):\n    print('x')\n    return [1.0]\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from seedtune.rewards.function import Batch, reward_functions\n"
+        "from seedtune.rewards.scorer import Scorer\n"
+        f"with Scorer(reward_functions('{tmp_path}/r.py:f'), workers=1, timeout=60) as scorer:\n"
+        "    scores = scorer.gather([scorer.submit(Batch(['q'], ['c'], [[1]], {}))])\n"
+        f"open('{tmp_path}/done', 'w').write(str(scores[0][0].rewards))\n"
+    )
+    subprocess.run(["bash", "-c", f"{sys.executable} {script} {closed}"], check=True, timeout=120)
+    assert (tmp_path / "done").read_text() == "[1.0]"

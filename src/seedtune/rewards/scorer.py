@@ -14,6 +14,7 @@ from loky import ProcessPoolExecutor
 
 from ..errors import RewardError
 from ..utils import processes, signals
+from ..utils.stdio import open_closed
 from .function import Batch, Reward, Scores, asked_for, call_all
 from .serialize import Functions, load
 
@@ -61,6 +62,7 @@ class Scorer:
             done.set_result(call_all(self._here, batch))
             return done
         if self._pool is None:
+            open_closed()  # loky flushes them
             environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
             self._pool = ProcessPoolExecutor(
                 self._workers, initializer=serve_the_run, initargs=(os.getpid(),), env=environment

@@ -11,6 +11,8 @@ from typing import IO, Any, cast
 
 from rich.console import Console
 
+from .stdio import open_closed
+
 #: What is written in the place of signs that a stream cannot encode; of others, a question mark.
 _PLAIN = dict(zip("±–—…·×≤≥≈→↑↓▁▂▃▄▅▆▇█σαθ", ["+/-", "-", "-", "...", "|", "x", "<=", ">=", "~", "->", "^", "v",
                                              *"_.:-=+*#", "sigma", "alpha", "theta"], strict=True))  # fmt: skip
@@ -85,8 +87,9 @@ def tolerant(console: Console) -> Console:
 @contextmanager
 def tolerant_output() -> Iterator[None]:
     """Standard output and error are tolerant meanwhile, for whoever writes there: for the command line."""
+    open_closed()
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (cast(Any, s and Tolerant(s)) for s in before)
+    sys.stdout, sys.stderr = (cast(Any, Tolerant(s)) for s in before)
     try:
         yield
     finally:
