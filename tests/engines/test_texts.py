@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
 from runs import head_of, letters, trainer
@@ -162,6 +163,25 @@ def test_special_tokens_are_kept_for_rewards_where_asked(tmp_path):
 
 
 # --- tokens that the model does not have ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("single", "text", "ids"),
+    [
+        ("<|system|> $A", "ab", [SYSTEM, "a", "b"]),
+        ("<|system|> $A", "<|system|>ab", [SYSTEM, "a", "b"]),  # as a chat template writes it
+        ("<|system|> $A <|end|>", "ab", [SYSTEM, "a", "b"]),  # which ends a text that goes on
+        ("$A <|end|>", "ab<|end|>", ["a", "b", END]),
+        ("$A", "<|system|><|system|>", [SYSTEM, SYSTEM]),
+        ("$A", "ab", ["a", "b"]),
+    ],
+)
+def test_special_tokens_that_a_tokenizer_adds_stand_where_a_text_begins_and_once(single, text, ids):
+    made = tokenizer(bos_token="<|system|>")
+    special = [(name, n) for n, name in enumerate(SPECIAL)]
+    made._tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=special)
+    own = [n if isinstance(n, int) else made.convert_tokens_to_ids(n) for n in ids]
+    assert list(Texts(made, tiny_llama()).encode([text], 4)[0].ids) == own
 
 
 def larger_tokenizer():

@@ -69,8 +69,9 @@ class Texts:
         self.stop_strings = StopStrings(tokenizer, stop_strings) if stop_strings else None
 
     def _find_stops(self, model: PreTrainedModel) -> set[int]:
+        generation = getattr(model, "generation_config", None)
         named = {
-            "the generation configuration": _ids(getattr(model.generation_config, "eos_token_id", None)),
+            "the generation configuration": _ids(getattr(generation, "eos_token_id", None)),
             "the tokenizer": _ids(self.tokenizer.eos_token_id),
             "the chat template": _ids(self._chat_template.end_of_turn()),
         }
@@ -166,6 +167,8 @@ class Texts:
                 f"  {text[max(0, e.start - 40) : e.start + 40]!r}"
             ) from None
         ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        if special:
+            ids = self._as_beginning(ids)
         if (beyond := max(ids, default=0)) >= self.num_embeddings:
             raise DataError(
                 f"token {beyond} ({self.tokenizer.convert_ids_to_tokens(beyond)!r}) is not among the "
@@ -173,6 +176,22 @@ class Texts:
                 "model.resize_token_embeddings(len(tokenizer))."
             )
         return ids
+
+    def _as_beginning(self, ids: list[int]) -> list[int]:
+        """Tokens of a text that goes on: without those that the tokenizer puts behind a whole one (EOS), and with those
+        before it (BOS) once, where the text has them already, as a chat template writes it.
+        """
+        before, behind = self._around_text
+        if before and ids[: 2 * len(before)] == 2 * before:
+            ids = ids[len(before) :]
+        return ids[: -len(behind)] if behind and ids[-len(behind) :] == behind else ids
+
+    @cached_property
+    def _around_text(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer puts before and behind a text."""
+        whole, text = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+        first = next((n for n in range(len(whole)) if whole[n : n + len(text)] == text), None)
+        return ([], []) if first is None else (list(whole[:first]), list(whole[first + len(text) :]))
 
     def give(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Any]]) -> list[Prompt]:
         """The prompts, each with the completions that the dataset gives for it, tokenized as TRL's SFT does: what
