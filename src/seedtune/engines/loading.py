@@ -23,6 +23,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -33,7 +34,7 @@ from ..errors import ModelError
 from ..utils.cache import cache_folder
 from ..utils.files import explain_disk, storage_error
 from ..utils.paths import AnyPath, local_path
-from . import adapters, gguf_cache
+from . import adapters, gguf_cache, load_errors
 from .adapters import Adapter
 from .specs import ModelSpec
 
@@ -71,44 +72,50 @@ def outline(spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] 
         return None
 
 
-def load(spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, in the dtype that it was saved in (a GGUF file: in the spec's), on the CPU, and its tokenizer.
+def load(
+    spec: ModelSpec, tokenizer: PreTrainedTokenizerBase | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model, in the dtype that it was saved in (a GGUF file: in the spec's), on the CPU, and its tokenizer, or the
+    one that is given.
 
     A folder with an adapter is its base model, with the adapter merged into it.
 
-    Raises ModelError when it is missing, gated, not a causal language model, or not readable.
+    Raises ModelError when it is missing, gated, not a causal language model, incomplete, or not readable.
     """
     name, revision = spec.model_name_or_path, spec.model_revision
     if (adapter := adapters.read(name)) is not None:
-        return _load_merged(adapter, spec)
+        return _load_merged(adapter, spec, tokenizer)
     if name.lower() == EMBEDDED:
         name, revision = str(embedded_model()), None
     elif name.endswith(".gguf"):
         return _load_gguf(local_path(name), spec.torch_dtype)
-    elif local_path(name).is_dir():
+    load_errors.check_place(name)
+    if local_path(name).is_dir():
         name = str(local_path(name))
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"there is no model folder {name!r} (looked from {Path.cwd()}). Check model_name_or_path.")
-    code = spec.trust_remote_code
+    own = {"revision": revision, "trust_remote_code": spec.trust_remote_code}
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=code)
-            model = AutoModelForCausalLM.from_pretrained(
-                name, revision=revision, trust_remote_code=code, dtype="auto", use_safetensors=True
-            )
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **own)
+            how = {"dtype": "auto", "use_safetensors": True, "ignore_mismatched_sizes": True}
+            model, info = AutoModelForCausalLM.from_pretrained(name, **own, **how, output_loading_info=True)
     except Exception as e:
         if adapter := adapters.download(name, revision):
-            return _load_merged(adapter, spec)
-        raise ModelError(_load_error(name, e)) from e
+            return _load_merged(adapter, spec, tokenizer)
+        raise ModelError(load_errors.explain(name, e, EMBEDDED)) from e
     if adapters.is_adapted(model) and (adapter := adapters.download(name, revision)):
-        return _load_merged(adapter, spec)
+        return _load_merged(adapter, spec, tokenizer)
+    load_errors.check_whole(name, info)
     return model, tokenizer
 
 
-def _load_merged(adapter: Adapter, spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    model, tokenizer = load(replace(spec, model_name_or_path=adapter.base, model_revision=adapter.revision))
-    own = load_tokenizer(str(adapter.folder)) if adapter.has_tokenizer else tokenizer
-    return adapters.merge_folder(adapter, model), own
+def _load_merged(
+    adapter: Adapter, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if tokenizer is None and adapter.has_tokenizer:
+        tokenizer = load_tokenizer(str(adapter.folder))
+    base = replace(spec, model_name_or_path=adapter.base, model_revision=adapter.revision)
+    model, tokenizer = load(base, tokenizer)
+    return adapters.merge_folder(adapter, model), tokenizer
 
 
 def as_plain_model(model: object) -> PreTrainedModel:
@@ -126,6 +133,13 @@ def as_plain_model(model: object) -> PreTrainedModel:
             f"model must be a Hub id, a folder, a GGUF file or a causal language model of transformers, got "
             f"{type(model).__name__}."
         )
+    if not model.can_generate() or model.config.is_encoder_decoder:
+        kind = "reads with an encoder" if model.config.is_encoder_decoder else "has no head that writes text"
+        raise ModelError(
+            f"{type(model).__name__} is no causal language model, as it {kind}: load one with AutoModelForCausalLM."
+        )
+    if model.generation_config is None:
+        model.generation_config = GenerationConfig.from_model_config(model.config)
     if absent := [name for name, p in model.named_parameters() if p.is_meta]:
         raise ModelError(
             f"{len(absent)} of the model's weights are not in memory (on the meta device: {absent[0]}, ...), as they "
@@ -321,34 +335,6 @@ def _gguf_tokenizer(file: Path, changed_at: int) -> PreTrainedTokenizerBase:
 
 def _changed_at(file: Path) -> int:
     return file.stat().st_mtime_ns
-
-
-def _load_error(name: str, error: Exception) -> str:
-    """The message for a model that cannot be loaded: which of the common causes it is, and what to do."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    kinds = {type(e).__name__ for e in chain}
-    text = str(error)
-    if "GatedRepoError" in kinds or "gated repo" in text:
-        return f"model {name!r} is gated: accept its license on its Hub page, then run `hf auth login` and try again."
-    if kinds & {"RepositoryNotFoundError", "LocalEntryNotFoundError", "ConnectError", "OfflineModeIsEnabled"} or (
-        isinstance(error, OSError) and not Path(name).exists()
-    ):
-        return (
-            f"cannot find model {name!r}: it is neither a folder nor a model that the Hub (when offline: the local "
-            "cache) provides. Check the spelling; a private model needs `hf auth login`. "
-            f"Without a network, {EMBEDDED!r} works."
-        )
-    if "bitsandbytes" in text and kinds & {"ImportError", "ModuleNotFoundError", "PackageNotFoundError"}:
-        return f"model {name!r} is quantized by bitsandbytes, which is missing: pip install bitsandbytes"
-    if "safetensors" in text:
-        return f"model {name!r} has no safetensors, and Seedtune never loads pickles: convert it first. ({text})"
-    if "trust_remote_code" in text:
-        return f"model {name!r} runs code of its own: read that code, then set trust_remote_code: true."
-    return f"cannot load model {name!r}: {type(error).__name__}: {text}"
 
 
 @contextlib.contextmanager

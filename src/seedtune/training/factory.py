@@ -120,10 +120,10 @@ def hf_engine(
     """
     if isinstance(model, str):
         spec, usual, runtime = engine_specs(model, args)
-        loaded, own = loading.load(spec)
+        loaded, own = loading.load(spec, tokenizer)
         for name in frozen:
             loaded.get_parameter(name).requires_grad_(False)
-        return HFEngine(loaded, tokenizer or own, spec, perturbation or usual, runtime, decodes=decodes)
+        return HFEngine(loaded, own, spec, perturbation or usual, runtime, decodes=decodes)
     plain = loading.as_plain_model(model)
     release(plain)
     name = str(getattr(plain.config, "_name_or_path", "") or "model")
