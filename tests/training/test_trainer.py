@@ -9,6 +9,7 @@ import shutil
 import signal
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, TrainerCallback
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from runs import ROWS, Notes, journal_of, letters, quiet_length, trainer, without_times
 from seedtune.config.yaml_file import read
 from seedtune.errors import ConfigError, DataError, JournalError, RewardError, RunFolderError, SaveError
+from seedtune.journal.folder import RunFolder
 from seedtune.report.progress import Progress
 from seedtune.rewards.metric_names import COLUMNS, check_metric
 from seedtune.utils.files import read_lines
@@ -150,7 +152,7 @@ def test_resuming_after_a_torn_line_and_half_written_metrics(tmp_path):
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]) + lines[-1][:40])
     with (tmp_path / "run" / "metrics.jsonl").open("a") as f:
-        f.write('{"step": 3, "rew')
+        f.write('{}\n{"step": 3, "rew')
     notes = Notes()
     trainer(tmp_path, progress=notes).train(resume_from_checkpoint=True)
     assert "incomplete" in notes.texts[0]
@@ -355,6 +357,34 @@ def test_an_output_dir_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunFolderError, match="cannot write into"):
         trainer(tmp_path, output_dir=str(tmp_path / "file" / "run")).train()
+
+
+def test_a_place_that_cannot_be_a_folder_is_told_at_once(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for place, says in [
+        (tmp_path / "file", "file is a file"),
+        (tmp_path / "file" / "run", "file is a file"),
+        (tmp_path / "link", "link is a link that leads nowhere"),
+        ("a" * 300, "cannot be a folder: File name too long"),
+        ("a\0b", "cannot be a folder: embedded null"),
+    ]:
+        with pytest.raises(RunFolderError, match=says):
+            RunFolder(place).check(resume=False)
+    RunFolder(tmp_path / "new" / "run").check(resume=False)
+
+
+def test_only_a_full_disk_wants_room(tmp_path):
+    t = trainer(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SaveError, match=r"Not a directory\. .*: look at that place, or choose another one"):
+        t.save_model(tmp_path / "file")
+
+
+@pytest.mark.parametrize("value", [1, True, np.bool_(True)])
+def test_what_says_that_a_run_is_resumed(tmp_path, value):
+    trainer(tmp_path, max_steps=1).train()
+    assert trainer(tmp_path, max_steps=2).train(resume_from_checkpoint=value).global_step == 2
 
 
 def test_equal_rewards_leave_the_weights_and_warn(tmp_path):

@@ -56,9 +56,10 @@ class RunFolder:
         return journal.exists() and journal.read_bytes().count(b"\n") > 1
 
     def check(self, resume: bool) -> None:
-        """Raise RunFolderError when it holds another run (without `resume`) or none (with it), or when another process
-        has locked it. Writes nothing.
+        """Raise RunFolderError when it holds another run (without `resume`) or none (with it), when another process has
+        locked it, or when it is no folder and cannot become one. Writes nothing.
         """
+        self._check_place()
         if self._lock is None and (self.path / LOCK).exists():
             with suppress(PermissionError), (self.path / LOCK).open() as held:
                 self._take(held)
@@ -66,13 +67,23 @@ class RunFolder:
             raise RunFolderError(f"{self.path} holds no run to resume: there is no {JOURNAL}. Check output_dir.")
         if not resume and self.holds_a_run:
             raise RunFolderError(
-                f"{self.path} holds another run. Continue it with --resume, or give another output_dir; "
-                "nothing in it was changed."
+                f"{self.path} holds another run. Continue it with --resume (in Python: "
+                "train(resume_from_checkpoint=True)), or give another output_dir; nothing in it was changed."
             )
+
+    def _check_place(self) -> None:
+        try:
+            above = next(place for place in (self.path, *self.path.absolute().parents) if _is_there(place))
+        except (OSError, ValueError) as e:  # too long, or with a character that no name has
+            reason = getattr(e, "strerror", None) or e
+            raise RunFolderError(f"output_dir {str(self.path)[:200]!r} cannot be a folder: {reason}.") from None
+        if not above.is_dir():
+            what = "a link that leads nowhere" if above.is_symlink() else "a file"
+            raise RunFolderError(f"cannot write into {self.path}: {above} is {what}. Choose another output_dir.")
 
     def check_is_here(self, path: bool | AnyPath) -> None:
         """Raise RunFolderError when a resume names another folder than this, or an older state than the newest."""
-        if not isinstance(path, bool):
+        if isinstance(path, str | os.PathLike):
             named = local_path(path).resolve()
             newest = [checkpoint.resolve() for checkpoint in self.checkpoints()[-1:]]
             if named not in [self.path.resolve(), *newest]:
@@ -145,7 +156,8 @@ class RunFolder:
 
     def metrics(self, until: int | None = None) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; with `until`, those of later iterations are dropped from the file first."""
-        rows = [{_RENAMED.get(k, k): v for k, v in row.items()} for row in read_lines(self.path / METRICS)]
+        lines = [row for row in read_lines(self.path / METRICS) if "step" in row]
+        rows = [{_RENAMED.get(k, k): v for k, v in row.items()} for row in lines]
         if until is not None:
             rows = [row for row in rows if row["step"] <= until]
             write_lines(self.path / METRICS, rows)
@@ -183,6 +195,15 @@ class RunFolder:
             if old != target:
                 shutil.rmtree(old)
         return target
+
+
+def _is_there(path: Path) -> bool:
+    """Also a link that leads nowhere. Raises OSError and ValueError for what cannot be a path."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def best_step(metrics: Sequence[Mapping[str, Any]]) -> int | None:

@@ -118,11 +118,17 @@ _CURES = {
 }
 
 
+_FULL = (None, errno.ENOSPC, errno.EDQUOT)
+
+
 def _cure(error: OSError) -> str:
-    return _CURES.get(error.errno or 0, "make room")
+    known = _CURES.get(error.errno or 0)
+    return known or ("make room" if error.errno in _FULL else "look at that place, or choose another one")
 
 
 def _reason(error: OSError, place: Path) -> str:
+    if error.errno not in _FULL:
+        return error.strerror or str(error)
     free = shutil.disk_usage(next(p for p in [place.absolute(), *place.absolute().parents] if p.exists())).free / 2**20
     return f"{error.strerror or error} ({free:.0f} MB free)"
 
