@@ -39,6 +39,8 @@ def coerce(name: str, kind: str, value: Any) -> Any:
     """
     value = _plain(value)
     value = [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+    if "str" in kind:
+        value = [path_text(v) for v in value] if isinstance(value, list) else path_text(value)
     if value is None and "None" in kind:
         return None
     base = kind.replace(" | None", "")
@@ -74,7 +76,7 @@ def coerce(name: str, kind: str, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """The text, number or truth value that it stands for: a path, a member of an enumeration (transformers' strategies
+    """The text, number or truth value that it stands for: a member of an enumeration (transformers' strategies
     and schedulers), a scalar or an array of NumPy or torch, a dtype or device of torch. Anything else as it is.
     """
     if isinstance(value, Enum):
@@ -83,7 +85,7 @@ def _plain(value: Any) -> Any:
         return str(value).removeprefix("torch.")
     if hasattr(value, "tolist") and hasattr(value, "shape"):
         value = value.tolist()
-    return str(value) if isinstance(value, str) else path_text(value)
+    return str(value) if isinstance(value, str) else value
 
 
 def _whole(value: Any) -> int:
