@@ -107,7 +107,8 @@ def settings() -> str:
         "Defaults are the paper's. A command that says nothing of members and steps measures them instead",
         "([learning](../guides/learning.md#settings)).",
         "",
-        "**w**: the weights depend on it, so it is in the journal and cannot change on a resume.",
+        "Below each name: its type, and its default. **w**: the weights depend on it, so it is in the journal and",
+        "cannot change on a resume.",
     ]
     group = None
     fields = sorted(dataclasses.fields(RunConfig), key=lambda f: f.name not in _own())
@@ -115,12 +116,12 @@ def settings() -> str:
         about = f.metadata
         if about["group"] != group:
             group = about["group"]
-            lines += ["", f"## {group}", "", "| setting | type | default | |", "|---|---|---|---|"]
+            lines += ["", f"## {group}", "", "| setting | |", "|---|---|"]
         kind = _cell(str(f.type).replace(" | None", ""))
-        default = "" if f.default in (None, "") else f"`{f.default}`"
+        default = "" if f.default in (None, "") else f", `{f.default}`"
         mark = " **w**" if about["affects_weights"] else ""
-        name = f'<a id="{f.name}"></a>`{f.name}`{mark}'
-        lines.append(f"| {name} | {kind} | {default} | {_cell(about['help'])}{_range(about)} |")
+        name = f'<a id="{f.name}"></a>`{f.name}`{mark}<br><small>{kind}{default}</small>'
+        lines.append(f"| {name} | {_cell(about['help'])}{_range(about)} |")
     return "\n".join(lines) + "\n"
 
 
