@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -97,7 +98,8 @@ def load(
         with quiet():
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **own)
             how = {"dtype": "auto", "use_safetensors": True, "ignore_mismatched_sizes": True}
-            model, info = AutoModelForCausalLM.from_pretrained(name, **own, **how, output_loading_info=True)
+            both: Any = AutoModelForCausalLM.from_pretrained(name, **own, **how, output_loading_info=True)
+            model, info = both
     except Exception as e:
         if adapter := adapters.download(name, revision):
             return _load_merged(adapter, spec, tokenizer)
