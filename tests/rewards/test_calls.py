@@ -14,11 +14,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaForSequenceClassification
 
 from seedtune.errors import RewardError
 from seedtune.evaluation.best import candidate
 from seedtune.rewards.function import Batch, Reward, call, call_all, eval_functions, reward_functions
 from seedtune.rewards.scorer import Scorer
+from tiny import tiny_llama
 
 
 def batch(*texts, **columns):
@@ -83,6 +85,74 @@ def test_what_is_no_list_of_rewards(value, says):
 def test_an_iterator_that_fails_is_the_functions_own_error():
     with pytest.raises(RewardError, match=r"raised ZeroDivisionError[\s\S]*completion: 'bad'"):
         call(Reward(lambda completions, **k: (1 / (c != "bad") for c in completions)), batch("good", "bad"))
+
+
+class OutcomeError(BaseException):
+    """As of pytest or func_timeout: no Exception."""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("error", [OutcomeError("no"), GeneratorExit()])
+def test_whatever_is_raised_ends_the_function_and_not_the_run(workers, error):
+    def raises(completions, **kwargs):
+        raise error
+
+    with (
+        pytest.raises(RewardError, match=f"'raises' raised {type(error).__name__}"),
+        Scorer([Reward(raises)], workers=workers, timeout=60) as scorer,
+    ):
+        scorer.gather([scorer.submit(batch("a"))])
+
+
+def test_a_keyboard_interrupt_of_a_scoring_process_is_not_the_users():
+    def raises(completions, **kwargs):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        call(Reward(raises), batch("a"))
+    with (
+        pytest.raises(RewardError, match="raised KeyboardInterrupt"),
+        Scorer([Reward(raises)], workers=1, timeout=60) as scorer,
+    ):
+        scorer.gather([scorer.submit(batch("a"))])
+
+
+def test_causes_and_groups_are_shown():
+    def chained(completions, **kwargs):
+        try:
+            return {}["key"]
+        except KeyError as e:
+            raise RuntimeError from e
+
+    def grouped(completions, **kwargs):
+        raise ExceptionGroup("several", [ValueError("one"), OSError("two")])
+
+    with pytest.raises(RewardError, match=r"KeyError: 'key'[\s\S]*direct cause[\s\S]*RuntimeError"):
+        call(Reward(chained), batch("a"))
+    with pytest.raises(RewardError, match=r"ValueError: one[\s\S]*OSError: two") as e:
+        call(Reward(grouped), batch("a"))
+    assert "function.py" not in str(e.value)
+
+
+def test_functions_may_change_what_they_are_given():
+    seen = []
+
+    def empties(prompts, completions, answer, **kwargs):
+        rewards = []
+        while completions:
+            rewards.append(float(len(completions.pop())))
+            prompts.pop()[0]["content"] += "!"
+            answer.pop()["value"].clear()
+        return rewards
+
+    def looks(prompts, completions, answer, **kwargs):
+        seen.append((prompts, completions, answer))
+        return [0.0] * len(completions)
+
+    given = Batch([[{"role": "user", "content": "q"}]], ["ab"], [[1]], {"answer": [{"value": [3]}]})
+    assert [s.rewards for s in call_all([Reward(empties), Reward(looks)], given)] == [[2], [0]]
+    assert seen == [([[{"role": "user", "content": "q"}]], ["ab"], [{"value": [3]}])]
+    assert given.columns == {"answer": [{"value": [3]}]}
 
 
 # --- what is logged ---------------------------------------------------------------------------------------------------
@@ -217,8 +287,18 @@ def test_a_function_called_reward_does_not_hide_the_total():
 
 
 def test_what_is_no_function():
-    for wrong in (5, [5], [None]):
-        with pytest.raises(RewardError, match=r"a function or a list of functions|is a callable"):
+    model = LlamaForSequenceClassification(tiny_llama().config)
+    for wrong, says in [
+        (5, "a function or a list of functions"),
+        ([5], "is a callable"),
+        ([None], "is a callable"),
+        ({"a": weighted}, "a list of functions, not a mapping.*reward_weights"),
+        ([(weighted, 0.5)], "reward_weights in the settings"),
+        (Judge, r"Judge is a class: give an object of it, Judge\(\.\.\.\)"),
+        (functools.partial(Judge), "Judge is a class"),
+        (model, "LlamaForSequenceClassification is a model: give a function"),
+    ]:
+        with pytest.raises(RewardError, match=says):
             reward_functions(wrong)
 
 

@@ -82,10 +82,10 @@ class Prompts:
         """Raises RewardError for a function that requires a column which the rows lack (unless there may be others:
         they are not `complete`), or several completions per prompt where there is one.
         """
-        for reward in rewards:
-            reward.check_columns(dataset.columns_of(self.train), num_generations, complete=complete)
-        for reward in [*rewards, *eval_only]:
-            reward.check_columns(dataset.columns_of(self.eval), num_generations, complete=complete)
+        what = "train_dataset", "eval_dataset" if self.held_out else "train_dataset"
+        for functions, rows, name in zip((rewards, [*rewards, *eval_only]), (self.train, self.eval), what, strict=True):
+            for reward in functions:
+                reward.check_columns(dataset.columns_of(rows), num_generations, complete=complete, what=name)
 
     def encode(self, engine: Engine | Texts, max_completion_length: int) -> int:
         """Tokenize everything; returns the tokens of the longest row, completion included. Raises DataError."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures._base
 import dataclasses
 import inspect
 import math
-import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -19,12 +17,14 @@ import cloudpickle
 from ..errors import ConfigError, RewardError
 from ..tasks.base import text_of
 from ..utils.paths import AnyPath, path_text
-from . import event_loop
+from . import event_loop, returned
 from .builtin import arguments_of, check_arguments, innermost, is_confidence
 from .lookup import resolve
 from .metric_names import EVALUATION, check_column, check_metric
+from .not_functions import check_given, check_one
 from .outputs import OUTPUTS
 from .returned import NotRewards, number, rewards_of, shown
+from .trace import trace
 from .trainer_state import TrainerState
 
 #: What every reward function is given besides the dataset's columns; TRL's names.
@@ -40,10 +40,8 @@ ON_REQUEST = ("group", "completion_logprobs", "completion_kl_uniform", "environm
 #: Columns that TRL does not pass on.
 NOT_GIVEN = ("prompt", "completion", "completion_ids")
 
-#: What a reward function may raise: SystemExit and a cancelled task end it, not the run.
-_RAISED = (Exception, SystemExit, asyncio.CancelledError)
 #: Files whose frames are not the user's.
-_OURS = {__file__, event_loop.__file__, concurrent.futures._base.__file__}
+_OURS = {__file__, returned.__file__, event_loop.__file__, concurrent.futures._base.__file__}
 
 
 @dataclass(frozen=True)
@@ -138,14 +136,16 @@ class Reward:
         """What of that it cannot be called without."""
         return self.asks & {p.name for p in self._named if p.default is p.empty}
 
-    def check_columns(self, columns: Sequence[str], num_generations: int = 1, *, complete: bool = True) -> None:
+    def check_columns(
+        self, columns: Sequence[str], num_generations: int = 1, *, complete: bool = True, what: str = "the dataset"
+    ) -> None:
         """Raise RewardError when the function requires a column that the dataset does not have (where these are all
         that there will be), or several completions per member and prompt where there is one, and ConfigError when its
         arguments do not go with the columns.
         """
         if both := [name for name in self.arguments if name in columns]:
             raise ConfigError(
-                f"reward_args: {self.name}: the dataset has a column {both[0]!r}, which the function gets, too: rename "
+                f"reward_args: {self.name}: {what} has a column {both[0]!r}, which the function gets, too: rename "
                 "the column, or leave the argument out."
             )
         check_arguments(self.function, columns)
@@ -153,7 +153,7 @@ class Reward:
         taken = [c for c in columns if (c in GIVEN and c not in NOT_GIVEN) or c in given]
         if taken:
             raise RewardError(
-                f"the dataset has a column {taken[0]!r}, a name that the trainer gives to reward functions: rename it."
+                f"{what} has a column {taken[0]!r}, a name that the trainer gives to reward functions: rename it."
             )
         parameters, named = self._parameters, self._named
         if parameters is None:
@@ -168,7 +168,7 @@ class Reward:
         missing = [p.name for p in named if p.default is p.empty and p.name not in known]
         if missing and complete:
             raise RewardError(
-                f"reward function {self.name!r} requires {missing[0]!r}, which the dataset lacks; its columns are: "
+                f"reward function {self.name!r} requires {missing[0]!r}, which {what} lacks; its columns are: "
                 f"{', '.join(columns)}. Add the column, or give the parameter a default."
             )
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -229,10 +229,11 @@ def _found(funcs: RewardFuncs | None) -> list[Reward]:
     funcs = path_text(funcs)
     if not (funcs is None or isinstance(funcs, Iterable) or callable(funcs)):
         raise RewardError(f"reward functions are a function or a list of functions; got {funcs!r}.")
+    check_given(funcs)
     found = [Reward(path_text(f)) for f in _as_list(funcs)]
     for reward in found:
-        if not callable(reward.function):
-            raise RewardError(f"a reward function is a callable, or a text that names one; got {reward.source!r}.")
+        check_one(reward.source)
+        check_one(innermost(reward.unbound)[0])
     return found
 
 
@@ -288,6 +289,12 @@ class Batch:
         )
         return Batch(of(self.prompts), of(self.completions), of(self.completion_ids), columns, self.state, outputs)
 
+    def copied(self) -> Batch:
+        """The same values in lists and mappings of their own: a function may empty or change what it is given."""
+        prompts, completions, ids = map(_copied, (self.prompts, self.completions, self.completion_ids))
+        columns, outputs = _copied(dict(self.columns)), _copied(dict(self.outputs))
+        return Batch(prompts, completions, ids, columns, self.state, outputs)
+
     def units(self) -> list[list[int]]:
         """Rows that only mean something together: of a group, or each by itself."""
         groups: dict[Any, list[int]] = {}
@@ -329,15 +336,17 @@ class _Call:
         self._logged = Scores([])
         self._refused: ValueError | None = None
         try:
-            returned = self._start()
-            self.is_async = inspect.isawaitable(returned)
-            self._wait = event_loop.start(returned) if self.is_async else lambda: returned
-        except _RAISED as e:
+            made = self._start()
+            self.is_async = inspect.isawaitable(made)
+            self._wait = event_loop.start(made) if self.is_async else lambda: made
+        except KeyboardInterrupt:
+            raise
+        except BaseException as e:  # SystemExit and a cancelled task end a function, not the run
             raise self._error(e) from None
 
     def _start(self) -> Any:
         """What the function returns; of one that compares completions of a prompt, where there is one, nothing."""
-        reward, batch = self.reward, self.batch
+        reward, batch = self.reward, self.batch.copied()
         if reward.requires - {*batch.outputs, *batch.columns}:
             return [None] * len(batch.completions)
         asked = reward.asks | reward.outputs
@@ -360,7 +369,9 @@ class _Call:
         except NotRewards as e:
             where = "" if e.row is None else f"\n{_where(self.batch, e.row)}"
             raise RewardError(f"reward function {self.reward.name!r} {e}{where}") from None
-        except _RAISED as e:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as e:
             raise self._error(e) from None
         if self._refused:  # and the function went on
             raise self._error(self._refused)
@@ -398,11 +409,9 @@ class _Call:
 
     def _error(self, error: BaseException) -> RewardError:
         """For a function that raised: it is called again per row, to show the completion that it fails on."""
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename not in _OURS]
-        trace = "".join(traceback.format_list(frames)) + f"{type(error).__name__}: {error}"
         return RewardError(
             f"reward function {self.reward.name!r} raised {type(error).__name__}: {error}\n"
-            f"{_where(self.batch, self._culprit())}\n{trace}\n"
+            f"{_where(self.batch, self._culprit())}\n{trace(error, _OURS)}\n"
             "Rewards are never silently zeroed: fix the function, or return None for completions it cannot score."
         )
 
@@ -416,6 +425,12 @@ class _Call:
             except RewardError:
                 return rows[0]
         return 0
+
+
+def _copied(value: Any) -> Any:
+    if type(value) is list:
+        return [_copied(item) for item in value]
+    return {key: _copied(item) for key, item in value.items()} if type(value) is dict else value
 
 
 def _given(name: str, values: list[Any]) -> list[Any]:

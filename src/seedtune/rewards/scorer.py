@@ -142,4 +142,7 @@ def serve_the_run(run: int) -> None:
 def _score(functions: bytes, batch: bytes) -> list[Scores]:
     """In the worker. Functions given by name are imported here."""
     what: Batch = cloudpickle.loads(batch)
-    return call_all(load(functions), what)
+    try:
+        return call_all(load(functions), what)
+    except KeyboardInterrupt as e:  # Ctrl-C does not end this process
+        raise RewardError("a reward function raised KeyboardInterrupt, which would end the run: raise another.") from e
