@@ -58,8 +58,21 @@ def test_whole_numbers_as_users_write_them():
         ESConfig(max_steps="1.5")
 
 
+def test_words_of_yaml():
+    assert ESConfig(**yaml.safe_load("save_strategy: no\nreport_to: off")).save_strategy == "no"
+    assert ESConfig(report_to=None).reporters == ESConfig(**yaml.safe_load("report_to: no")).reporters == []
+    assert ESConfig(antithetic="True").antithetic
+    assert not ESConfig(antithetic="false").antithetic
+
+
+@pytest.mark.parametrize("name", ["chat_template_kwargs", "reward_args", "curriculum"])
+def test_mappings_that_cannot_be_written_are_told_before_anything_runs(name):
+    with pytest.raises(ConfigError, match=f"{name} is written into the run's folder"):
+        ESConfig(**{name: {"f": print}})
+
+
 @pytest.mark.parametrize("line", ["run_name: 007", "model_revision: 1.0", "run_name: 2026-01-01", "dtype: off",
-                                  "stop_strings: [no]", "report_to: off"])  # fmt: skip
+                                  "stop_strings: [no]"])  # fmt: skip
 def test_text_that_yaml_reads_as_something_else_wants_quotes(line):
     with pytest.raises(ConfigError, match="In YAML, text that reads as something else stands in quotes"):
         ESConfig(**yaml.safe_load(line))
@@ -72,7 +85,8 @@ def test_text_that_yaml_reads_as_something_else_wants_quotes(line):
         {"sigma": -1}, {"sigma": None}, {"antithetic": 1}, {"stop_at": [3]}, {"reward_weights": ["a"]},
         {"chat_template_kwargs": "x"},
         {"seed": -1}, {"top_p": 0}, {"device": "gpu"}, {"report_to": "comet"}, {"weight_decay": 1, "anchor_decay": 1},
-        {"temperature": -1}, {"stop_at": "eval/reward = 5"}, {"output_dir": None}, {"dtype": "int8"},
+        {"temperature": -1}, {"stop_at": "eval/reward = 5"}, {"output_dir": None},
+        {"output_dir": ""}, {"dtype": "int8"},
     ],
     ids=str,
 )  # fmt: skip
@@ -87,8 +101,9 @@ def test_the_constructor_suggests_the_nearest_key():
 
 
 def test_settings_are_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(dataclasses.FrozenInstanceError, match=r"dataclasses\.replace\(args, sigma=\.\.\.\)"):
         ESConfig().sigma = 1
+    assert dataclasses.replace(ESConfig(), sigma=1).sigma == 1
 
 
 def test_rules():

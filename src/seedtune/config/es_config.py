@@ -373,7 +373,12 @@ class ESConfig:
             raise ConfigError("\n".join(wrong))
 
     def _coerce(self, f: dataclasses.Field[Any]) -> None:
-        object.__setattr__(self, f.name, coerce(f.name, str(f.type), getattr(self, f.name)))
+        value = getattr(self, f.name)
+        if value is False and "no" in f.metadata["choices"]:  # as YAML reads it
+            value = "no"
+        if f.name == "report_to" and (value is None or value is False):
+            value = "none"
+        object.__setattr__(self, f.name, coerce(f.name, str(f.type), value))
 
     def _take_over(self, name: str, settings: Mapping[str, str]) -> None:
         """Move the values of a mapping, `generation_kwargs`, to the settings that they are. Raises ConfigError."""
@@ -486,13 +491,11 @@ class ESConfig:
             raise ConfigError(f"seed is an integer of 64 bits, 0 <= seed < 2**64, got {self.seed}.")
         if self.repetition_penalty <= 0:
             raise ConfigError(f"repetition_penalty must be greater than 0 (1: off), got {self.repetition_penalty:g}.")
-        try:
-            json.dumps(self.reward_args, allow_nan=False)
-        except (TypeError, ValueError):
-            raise ConfigError(
-                f"reward_args are written into the journal: texts, numbers, lists and mappings; got "
-                f"{self.reward_args!r}. In Python, give functools.partial(function, ...) as the reward function."
-            ) from None
+        for f in dataclasses.fields(self):
+            if str(f.type).startswith("dict"):
+                self._check_written(f.name)
+        if not self.output_dir:
+            raise ConfigError("output_dir is empty: name the folder of the run.")
         if "" in self.stop_strings:
             raise ConfigError("stop_strings: an empty text would end every completion at once: leave it out.")
         if not 0 < self.top_p <= 1:
@@ -500,6 +503,17 @@ class ESConfig:
         for rule in self.stop_at:
             parse_rule(rule)
         check_stages(self.reward_weights)
+
+    def _check_written(self, name: str) -> None:
+        """Raises ConfigError for a mapping that the journal and config.resolved.yaml cannot hold."""
+        try:
+            json.dumps(getattr(self, name), allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            advice = " In Python, give functools.partial(function, ...) as the reward function."
+            raise ConfigError(
+                f"{name} is written into the run's folder: texts, numbers, lists and mappings; got "
+                f"{getattr(self, name)!r}.{advice if name == 'reward_args' else ''}"
+            ) from None
 
     def _check_samples(self) -> None:
         if self.num_generations > 1 and self.temperature == 0:

@@ -42,15 +42,21 @@ def check_inner_keys(name: str, given: Mapping[str, Any], known: Iterable[str]) 
 
 
 def checks_keys(cls: type[C]) -> type[C]:
-    """A class decorator: the constructor itself explains why keys are unknown: TRL users call it first."""
+    """A class decorator: the constructor itself explains why keys are unknown, as TRL users call it first; and settings
+    that are assigned to, what to do instead.
+    """
     made = cls.__init__
+
+    def refuse(self: Any, name: str, value: Any) -> None:
+        made_anew = f"make others with dataclasses.replace(args, {name}=...), and give those to ESTrainer"
+        raise dataclasses.FrozenInstanceError(f"settings do not change, so {name} cannot be assigned to: {made_anew}")
 
     @wraps(made)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         check_keys(type(self), kwargs)
         made(self, *args, **kwargs)
 
-    cls.__init__ = init  # type: ignore[method-assign]
+    cls.__init__, cls.__setattr__ = init, refuse  # type: ignore[assignment, method-assign]
     return cls
 
 

@@ -45,8 +45,8 @@ def coerce(name: str, kind: str, value: Any) -> Any:
         return None
     base = kind.replace(" | None", "")
     try:
-        if base == "bool" and isinstance(value, bool):
-            return value
+        if base == "bool" and str(value).lower() in ("true", "false"):
+            return str(value).lower() == "true"
         if base == "int" and not isinstance(value, bool):
             return _whole(value)
         if base == "float | str" and isinstance(value, str) and value.strip().lower() == "auto":
