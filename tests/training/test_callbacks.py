@@ -27,7 +27,7 @@ from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from runs import journal_of, trainer
 from seedtune import ESConfig
 from seedtune.config.es_config import REPORTERS
-from seedtune.errors import ConfigError
+from seedtune.errors import ConfigError, SeedtuneError
 from seedtune.rewards import trainer_state
 from seedtune.rewards.function import Batch, Reward, call
 from seedtune.rewards.trainer_state import Snapshot
@@ -345,3 +345,40 @@ def test_the_state_is_pickled_once(monkeypatch):
     assert call(
         Reward(lambda trainer_state, **k: [trainer_state.global_step]), Batch([], ["a"], [], {}, first)
     ).rewards == [3]
+
+
+# --- callbacks that fail ----------------------------------------------------------------------------------------------
+
+
+class Fails(TrainerCallback):
+    def __init__(self, does):
+        self.does = does
+
+    def on_step_end(self, args, state, control, **kwargs):
+        return self.does() if state.global_step == 2 else None
+
+
+def fail():
+    raise RuntimeError("own")
+
+
+def test_what_a_callback_raises_says_what_is_safe(tmp_path):
+    with pytest.raises(RuntimeError, match="own") as e:
+        trainer(tmp_path, callbacks=[Fails(fail)]).train()
+    assert e.value.__notes__ == [f"2 iterations are safe in {tmp_path}/run/journal.jsonl; resume goes on from there."]
+    assert trainer(tmp_path).train(resume_from_checkpoint=True).global_step == 3
+
+
+def test_what_a_callback_returns_is_control_or_nothing(tmp_path):
+    with pytest.raises(ConfigError, match="a callback returned True from on_step_end: return control, or nothing"):
+        trainer(tmp_path, callbacks=[Fails(lambda: True)]).train()
+
+
+def test_a_tracker_that_fails_is_named(tmp_path, monkeypatch):
+    def down(self, *args, **kwargs):
+        raise ConnectionError("no route to host")
+
+    callback = integration_utils.TensorBoardCallback
+    monkeypatch.setattr(callback, "_init_summary_writer", down)
+    with pytest.raises(SeedtuneError, match=r"report_to: ConnectionError in on_train_begin: no route.*metrics\.jsonl"):
+        trainer(tmp_path, report_to="tensorboard").train()

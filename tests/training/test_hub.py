@@ -164,3 +164,13 @@ def test_one_row_per_prompt_is_logged(tmp_path):
         rows[name] = [json.loads(line) for line in (run / "completions" / "train-1.jsonl").read_text().splitlines()]
     assert len(rows["all"]) == 16
     assert rows["some"] == rows["all"][:4]
+
+
+def test_a_push_by_hand_names_a_dataset_and_tags(tmp_path, hub):
+    t = trainer(tmp_path, reward_funcs=plain, max_steps=1, hub_model_id="org/model")
+    t.train()
+    t.push_to_hub("Mine", dataset_name="org/data", tags=["math", "seedtune"])
+    assert hub.commits == ["Mine"]
+    about = yaml.safe_load(hub.files["org/model", "main"]["README.md"].decode().split("---")[1])
+    assert about["datasets"] == ["org/data"]
+    assert about["tags"] == ["seedtune", "evolution-strategies", "math"]

@@ -196,6 +196,13 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("max_train_samples max_eval_samples", _DATA + ", shortened as wanted"),
     ("reward_funcs eval_funcs callbacks processing_class", "give it to ESTrainer, under the same name"),
     ("tokenizer", "give it to ESTrainer as processing_class"),
+    # what methods of transformers' Trainer take
+    ("trial", "there is no search for settings: seedtune compare compares runs"),
+    ("ignore_keys ignore_keys_for_eval", "an evaluation reads completions, not a model's outputs"),
+    ("metric_key_prefix", "metrics of the center begin with eval/"),
+    ("_internal_call", "save_model takes a folder, and nothing else"),
+    ("blocking", "every upload is finished when this returns"),
+    ("language license finetuned_from tasks dataset_tags dataset_args", "edit the model card, README.md, for that"),
 )  # fmt: skip
 
 REFUSED: dict[str, str] = {name: reason for names, reason in _TABLE for name in names.split()}

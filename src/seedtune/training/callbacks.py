@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -103,6 +104,12 @@ def init_end(handler: CallbackHandler, args: ESConfig, state: TrainerState, cont
             )  # fmt: skip
         except Exception as e:
             raise ConfigError(f"callback {type(callback).__name__} cannot be used: {e}") from e
+
+
+def is_of_reporter(error: BaseException) -> bool:
+    """Whether it was raised in one of transformers' own callbacks for trackers."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_filename == integration_utils.__file__ for frame, _ in frames)
 
 
 class _TransformersNames:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_callback import CallbackHandler
 
 from ..config.es_config import ESConfig
+from ..errors import ConfigError, SeedtuneError
 from ..journal.folder import BEST
 from ..rewards.trainer_state import Snapshot
 from . import callbacks as hooks
@@ -44,8 +45,23 @@ class Events:
         hooks.init_end(self.handler, self._arguments, self.state, self.control)
 
     def call(self, event: str, **kwargs: Any) -> None:
-        """The handler's own methods clear what a callback asked for when it is done, or when training begins."""
-        self.control = getattr(self.handler, event)(self._arguments, self.state, self.control, **kwargs)
+        """The handler's own methods clear what a callback asked for when it is done, or when training begins.
+
+        Raises what a callback of the user's raises; SeedtuneError for one of `report_to`, ConfigError for one that
+        returns something else than `control` or None.
+        """
+        try:
+            control = getattr(self.handler, event)(self._arguments, self.state, self.control, **kwargs)
+        except Exception as e:
+            if not hooks.is_of_reporter(e):
+                raise
+            raise SeedtuneError(
+                f"report_to: {type(e).__name__} in {event}: {e}. All metrics are in metrics.jsonl, too: resume when it "
+                "works again, or with report_to: none."
+            ) from e
+        if not isinstance(control, TrainerControl):
+            raise ConfigError(f"a callback returned {control!r} from {event}: return control, or nothing.")
+        self.control = control
 
     @property
     def _arguments(self) -> ESConfig:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, metadata_load, metadata_save
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from ..config.es_config import ESConfig
@@ -99,6 +99,14 @@ class Hub:
                 "hub_model_id, the network, and that you are logged in with a token that may write (hf auth login, "
                 f"hub_token, or HF_TOKEN). By hand: hf upload {self.name} FOLDER"
             ) from e
+
+
+def add_to_card(folder: Path, dataset: str | None, tags: str | Sequence[str]) -> None:
+    """Name a dataset, and more tags, in the model card of a folder."""
+    card = folder / CARD
+    about = metadata_load(card) or {}
+    about["tags"] = list(dict.fromkeys([*about.get("tags", []), *([tags] if isinstance(tags, str) else tags)]))
+    metadata_save(card, {**about, **({"datasets": [dataset]} if dataset else {})})
 
 
 def _files(folder: Path) -> list[Path]:

@@ -33,7 +33,7 @@ from ..data.prompts import PromptBatch, Prompts
 from ..engines.base import Prompt
 from ..engines.hf.engine import HFEngine
 from ..engines.tokenization import tokenizer_of
-from ..errors import ConfigError, DataError, ModelError, NotFiniteError, RewardError, SeedtuneError
+from ..errors import ConfigError, DataError, ModelError, NotFiniteError, RewardError
 from ..es import shaping, update
 from ..es.population import CENTER, Population
 from ..evaluation.calibration import calibration_metrics
@@ -60,11 +60,12 @@ from .calibration import calibrate, center_texts, member_kl
 from .events import Events
 from .facts import facts
 from .guard import HALF, MAX_RETURNS, Guard
-from .hub import Hub
+from .hub import Hub, add_to_card
 from .preflight import PROMPTS, Preflight, preflight
 from .reward_schedule import RewardSchedule
 from .run import Run
 from .step_control import StepControl, StepMeter
+from .trainer_names import explain
 
 log = logging.getLogger(__name__)
 
@@ -239,6 +240,7 @@ class ESTrainer:
             )
         return self.prompts.batch(self.args.seed, t)
 
+    @checks_arguments(ESConfig)
     def train(self, resume_from_checkpoint: bool | AnyPath | None = None) -> TrainResult:
         """Train to `max_steps`, or until a `stop_at` rule, a callback or Ctrl-C ends it.
 
@@ -283,7 +285,7 @@ class ESTrainer:
                 length = self.args.max_completion_length
                 self.progress.finish(self.run.summary(why, result, self.prompts, length, stopped))
                 self.run.push(result, checkpoint)
-            except SeedtuneError as e:
+            except Exception as e:  # of a callback of the user's, too
                 if step := self.run.step:
                     e.add_note(f"{step} iterations are safe in {self.run.journal.path}; resume goes on from there.")
                 raise
@@ -291,7 +293,8 @@ class ESTrainer:
                 self.progress.stop()
                 self.fleet.close()
                 self.run.folder.release()
-        last = self.run.evaluations[-1] if self.run.evaluations else {}
+        last = {**self.run.evaluations[-1]} if self.run.evaluations else {}
+        last.pop("control", None)
         return TrainResult(self.run.step, last, why, stopped, self.best.step if self.best.found else None)
 
     def _take_over(self, config: Mapping[str, Any]) -> None:
@@ -570,6 +573,7 @@ class ESTrainer:
                 self.rollout_func,
             )  # fmt: skip
 
+    @checks_arguments(ESConfig)
     def evaluate(self) -> dict[str, float]:
         """Rewards of the center on `eval_dataset`, or on the first training prompts when there is none."""
         with self._scorer(evaluation=True) as scorer:
@@ -654,6 +658,7 @@ class ESTrainer:
             raise ConfigError("generate_completions is for rollout_func, and this trainer has none.")
         return self.rollout_func.complete(prompts)
 
+    @checks_arguments(ESConfig)
     def save_model(self, output_dir: AnyPath | None = None) -> None:
         """Write the center to a folder that `from_pretrained` loads; default: `output_dir`. Raises SaveError."""
         target = local_path(output_dir or self.args.output_dir)
@@ -662,10 +667,16 @@ class ESTrainer:
 
     @checks_arguments(ESConfig)
     def push_to_hub(
-        self, commit_message: str = "End of training", *, token: str | None = None, revision: str | None = None
+        self,
+        commit_message: str = "End of training",
+        *,
+        token: str | None = None,
+        revision: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | Sequence[str] = (),
     ) -> str:
         """Push the center to the repository that the settings name (`hub_model_id`, ...), whatever `push_to_hub` says
-        there. Returns the URL of the commit. Raises HubError.
+        there; `dataset_name` and `tags` stand in its model card. Returns the URL of the commit. Raises HubError.
         """
         hub = Hub(
             dataclasses.replace(
@@ -675,6 +686,7 @@ class ESTrainer:
         hub.open()
         with TemporaryDirectory() as folder:
             self.save_model(folder)
+            add_to_card(Path(folder), dataset_name, tags)
             return hub.push(Path(folder), commit_message)
 
     @property
@@ -691,6 +703,16 @@ class ESTrainer:
     def callback_handler(self) -> CallbackHandler:
         """transformers' list of callbacks."""
         return self.events.handler
+
+    def is_world_process_zero(self) -> bool:
+        """True: a run is one process."""
+        return True
+
+    is_local_process_zero = is_world_process_zero
+
+    def __getattr__(self, name: str) -> Any:
+        """For what transformers' or TRL's trainers have, and this has not."""
+        raise AttributeError(explain(name, [f.name for f in dataclasses.fields(ESConfig)]))
 
     @property
     def _prompts_per_step(self) -> int:
