@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from runs import journal_of, trainer
+from runs import Notes, journal_of, trainer
 from seedtune.engines.hf.logprobs import distributions
 from seedtune.errors import ConfigError
 from seedtune.es.population import Member
@@ -66,6 +66,16 @@ def test_auto_is_measured_once_journaled_and_kept_on_resume(tmp_path, perturbati
     trainer(tmp_path, max_steps=2, **options).train()
     trainer(tmp_path, max_steps=3, **options).train(resume_from_checkpoint=True)
     assert journal_of(tmp_path) == journal_of(tmp_path, "whole")
+
+
+def test_each_measurement_is_said_once(tmp_path):
+    notes = Notes()
+    t = trainer(tmp_path, sigma="auto", progress=notes)
+    t.train()
+    said = [line for text in notes.texts for line in text.splitlines() if line.startswith("  sigma ")]
+    measured = json.loads(journal_of(tmp_path).splitlines()[0])["calibration"]["sigmas"]
+    assert sorted(float(line.split()[1].rstrip(":")) for line in said[:-1]) == measured
+    assert said[-1] == f"  sigma {t.args.sigma:g} is where they are {calibration.TARGET:g} nats per token from it"
 
 
 def test_a_sigma_that_is_neither(tmp_path):

@@ -343,6 +343,7 @@ class ESConfig:
 
     @property
     def num_warmup_steps(self) -> int:
+        """Iterations of warm-up, by whichever setting says so."""
         return self.warmup_steps or round(self.warmup_ratio * self.max_steps)
 
     @property
@@ -540,6 +541,7 @@ class ESConfig:
 
     @property
     def reporters(self) -> list[str]:
+        """`report_to` as a list; empty for none."""
         names = [self.report_to] if isinstance(self.report_to, str) else self.report_to
         return [n for n in names if n != "none"]
 
@@ -567,10 +569,12 @@ class ESConfig:
         return {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in self.to_dict().items()}
 
     def to_json_string(self) -> str:
+        """`to_dict` as JSON, as transformers has it."""
         return json.dumps(self.to_dict(), indent=2)
 
     @property
     def logging_dir(self) -> str:
+        """The folder of trackers that write files."""
         return f"{self.output_dir}/logs"
 
     project: ClassVar[str] = "seedtune"

@@ -23,8 +23,8 @@ _SHOWN_BY_TRL = ("image", "images")
 
 
 def load(name: AnyPath, split: str = "train", config: str | None = None) -> Rows:
-    """Rows of a local file or folder (of data files, or one that `save_to_disk` wrote), or of a dataset on the Hub.
-    `split` may be a slice, as `train[:100]`. Raises DataError.
+    """Rows of `name`: a local file or folder (of data files, or one that `save_to_disk` wrote), or a dataset on the
+    Hub, of which `config` names a configuration. `split` may be a slice, as `train[:100]`. Raises DataError.
     """
     name, path = os.fspath(name), local_path(name)
     if path.is_file():

@@ -61,6 +61,7 @@ class Reward:
 
     @property
     def function(self) -> Callable[..., Any]:
+        """What is called, with its arguments. Raises RewardError for a name that leads nowhere."""
         return partial(self.unbound, **self.arguments) if self.arguments else self.unbound
 
     @property

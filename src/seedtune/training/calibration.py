@@ -36,11 +36,6 @@ class Calibration:
     sigma: float
     follows: bool = True
 
-    def lines(self) -> list[str]:
-        """A small table."""
-        rows = [f"  {s:<8g} {kl:10.4f}" for s, kl in zip(self.sigmas, self.divergences, strict=True)]
-        return ["  sigma    KL per token", *rows, f"  sigma {self.sigma:g} is where KL is {self.target:g}."]
-
 
 def center_texts(
     engine: Engine, prompts: Sequence[Prompt], max_completion_length: int
@@ -92,8 +87,9 @@ def calibrate(
     for _ in range(_NARROWED):
         sigma = _where(found, TARGET)
         found[sigma] = measure(sigma)
-    sigmas = tuple(sorted(found))
-    return Calibration(sigmas, tuple(found[s] for s in sigmas), TARGET, _where(found, TARGET))
+    sigmas, sigma = tuple(sorted(found)), _where(found, TARGET)
+    on_stage(f"  sigma {sigma:g} is where they are {TARGET:g} nats per token from it")
+    return Calibration(sigmas, tuple(found[s] for s in sigmas), TARGET, sigma)
 
 
 def _where(found: dict[float, float], target: float) -> float:

@@ -101,9 +101,11 @@ class ESTrainer:
 
     `model` is a Hub id, a folder or a GGUF file (as text or path), `smollm2-135m-instruct`, or a transformers model.
     `reward_funcs` are callables with TRL's signature, or texts (a built-in name, `package.module.function`,
-    `file.py:function`). Datasets are `datasets.Dataset`s or lists of dicts with a `prompt` column. `eval_funcs` look
-    like reward functions; they are measured on the center at evaluations and never optimized. `progress` is what is
-    shown; `Progress()` is silence.
+    `file.py:function`). `args` are the settings. `train_dataset` and `eval_dataset` (default: the first training
+    prompts) are `datasets.Dataset`s, lists of dicts, or tables, with a `prompt` column. `processing_class` is the
+    tokenizer, or a processor that has one; default: the model's. `callbacks` are transformers'. `eval_funcs` look like
+    reward functions; they are measured on the center at evaluations and never optimized. `progress` is what is shown;
+    `Progress()` is silence. `tools`, `environment_factory` and `rollout_func` are TRL's (docs/guides/environments.md).
 
     Raises ConfigError, ModelError, DataError or RewardError before anything is written.
     """
@@ -247,6 +249,11 @@ class ESTrainer:
         `resume_from_checkpoint=True` (or the path of `output_dir`) continues the run there; its weights are rebuilt
         from the base model and the journal. The first Ctrl-C ends the run after the iteration, the second drops the
         iteration; both save.
+
+        Raises RewardError where a function fails, NotFiniteError where the model computes NaN or infinity, ConfigError
+        where only the run shows that a setting cannot work (a rule names no metric that there is), RunFolderError or
+        JournalError where the run cannot begin or go on in its folder, FleetError without replicas, SaveError where
+        writing fails. What was done by then is in the journal.
         """
         interrupts = Interrupts()
         with self._scorer(evaluation=False) as scorer, self._scorer(evaluation=True) as evaluator, interrupts:
@@ -326,7 +333,6 @@ class ESTrainer:
             limit = self.args.max_completion_length
             calibration = calibrate(self.engine, self._first_prompts(), limit, self._stage)
             sigma, self._follows_sigma = calibration.sigma, calibration.follows
-            log.info("\n".join(["sigma: auto", *calibration.lines()]))
         self.fleet.set_sigma(sigma)
         args = dataclasses.replace(self.args, sigma=sigma)
         rate = args.learning_rate if args.learning_rate == "auto" else args.alpha
@@ -575,7 +581,9 @@ class ESTrainer:
 
     @checks_arguments(ESConfig)
     def evaluate(self) -> dict[str, float]:
-        """Rewards of the center on `eval_dataset`, or on the first training prompts when there is none."""
+        """Rewards and metrics of the center, by the names of `metrics.jsonl`, on `eval_dataset`, or on the first
+        training prompts when there is none. Raises RewardError.
+        """
         with self._scorer(evaluation=True) as scorer:
             return self._evaluate_center(scorer)[1]
 
@@ -676,7 +684,8 @@ class ESTrainer:
         tags: str | Sequence[str] = (),
     ) -> str:
         """Push the center to the repository that the settings name (`hub_model_id`, ...), whatever `push_to_hub` says
-        there; `dataset_name` and `tags` stand in its model card. Returns the URL of the commit. Raises HubError.
+        there: with `commit_message`, and another `token` or `revision` (branch) than theirs where they are given.
+        `dataset_name` and `tags` stand in its model card. Returns the URL of the commit. Raises HubError.
         """
         hub = Hub(
             dataclasses.replace(

@@ -71,7 +71,7 @@ def emulates_bfloat16() -> bool:
 
 
 class HFEngine:
-    """Holds a model and its center.
+    """An `Engine` on transformers: holds a model and its center.
 
     `spec.dtype` is the precision of inference; checkpoints are written in the dtype that the model came in. Low-rank
     members share batches. The model's own sampling defaults (its `generation_config`) are not used. Without
