@@ -167,5 +167,7 @@ def test_every_requirement_has_its_license():
     assert "gpl" not in listed
 
 
-def test_the_image_takes_the_torch_that_is_pinned():
-    assert f"torch=={pins('constraints.txt')['torch']}" in (ROOT / "Dockerfile").read_text()
+@pytest.mark.parametrize("file", ["Dockerfile", "Makefile", "README.md", "docs/quickstart.md"])
+def test_the_torch_that_is_installed_first_is_the_one_that_is_pinned(file):
+    named = re.findall(r"torch==([\d.]+)", (ROOT / file).read_text())
+    assert set(named) == {pins("constraints.txt")["torch"]}

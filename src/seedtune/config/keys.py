@@ -56,7 +56,7 @@ def checks_keys(cls: type[C]) -> type[C]:
         check_keys(type(self), kwargs)
         made(self, *args, **kwargs)
 
-    cls.__init__, cls.__setattr__ = init, refuse  # type: ignore[assignment, method-assign]
+    cls.__init__, cls.__setattr__ = init, refuse  # type: ignore[method-assign]
     return cls
 
 
