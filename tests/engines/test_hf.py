@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from seedtune.engines import loading
+from seedtune.engines import load_errors, loading
 from seedtune.engines.base import Sampling
 from seedtune.engines.specs import ModelSpec
 from seedtune.engines.tokenization import Texts
@@ -178,7 +178,7 @@ def test_a_folder_without_safetensors_is_not_unpickled(tmp_path):
 
 
 def test_a_folder_without_a_model(tmp_path):
-    with pytest.raises(ModelError, match="cannot load model"):
+    with pytest.raises(ModelError, match="holds no model"):
         loading.load(ModelSpec(str(tmp_path)))
 
 
@@ -186,7 +186,7 @@ def test_a_gated_model_says_what_to_do():
     from huggingface_hub.errors import GatedRepoError
 
     error = OSError("You are trying to access a gated repo.")
-    assert "accept its license" in loading._load_error("org/name", error)
+    assert "accept its license" in load_errors.explain("org/name", error, "smollm2")
     assert GatedRepoError.__name__ == "GatedRepoError"
 
 
