@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -49,6 +50,26 @@ def test_a_row_is_completed_as_alone_for_any_number_of_slots(model, texts, rows_
     expected = {p.ids: alone(e, p, 40) for p in prompts[: len(texts)]}
     assert [c.ids for c in got] == [expected[p.ids] for p in prompts]
     assert model is tiny_gpt2 or len({len(c.ids) for c in got}) > 1  # rows finished at different times
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_the_cache_has_two_names(name):
+    """That of transformers before 5.24, and the one since."""
+    plain, model, calls = tiny_llama(), tiny_llama(), []
+    forward, signature = model.forward, inspect.signature(model.forward)
+    installed = "cache" if "cache" in signature.parameters else "past_key_values"
+
+    def renamed(*args, **more):
+        calls.append(name in more)
+        return forward(*args, **{installed if n == name else n: value for n, value in more.items()})
+
+    renamed.__signature__ = signature.replace(
+        parameters=[p.replace(name=name if p.name == installed else p.name) for p in signature.parameters.values()]
+    )
+    model.forward = renamed
+    e, other = engine(model), engine(plain)
+    assert e.generate(e.encode(WORDS, 12), GREEDY, 0) == other.generate(other.encode(WORDS, 12), GREEDY, 0)
+    assert sum(calls) > 10
 
 
 @pytest.mark.parametrize("perturbation", [None, 2])

@@ -16,6 +16,7 @@ transformers runs the model; the sampler (`sampler`) chooses the next tokens.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
@@ -100,6 +101,8 @@ class Decoder:
         self.makes_masks = own_masks and known
         self._last_only = last_logits(model, 1)
         self._takes_positions = bool(accepted(model.forward, position_ids=None))
+        # From 5.24 on transformers' models call it `cache`; those that bring code of their own may not.
+        self._cache_argument = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
         self._cache: KVCache | None = None
 
     def decode(
@@ -153,8 +156,8 @@ class Decoder:
             input_ids=ids,
             attention_mask=self._mask(visible, columns, new) if self.makes_masks else visible.long(),
             **positions,
-            past_key_values=cache,
             use_cache=True,
+            **{self._cache_argument: cache},
             **self._last_only,
         )
         logits: torch.Tensor = out.logits[:, -1]
