@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -182,3 +184,17 @@ def test_parallel_keeps_order_and_covers_everything():
     assert [p[0] for p in parts] == [0, 1, 1, 3]
     assert sum(b - a for _, a, b in parts) == 5 + 2**18 + 1 + 7
     assert cpu.parallel(lambda n, a, b: (n, a, b), parts) == parts
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_that_was_forked_has_threads_of_its_own():
+    """As of a sweep that forks; it hung."""
+    assert cpu.parallel(max, [(1, 2)]) == [2]
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        try:
+            os._exit(int(cpu.parallel(max, [(1, 2), (4, 3)]) != [2, 4]))
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

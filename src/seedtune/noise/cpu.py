@@ -123,6 +123,16 @@ def set_threads(count: int) -> None:
             _pool = None
 
 
+def _forget_pool() -> None:
+    """In a process that was forked: it has the pool, and none of its threads."""
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
 def ranges(sizes: Iterable[int]) -> list[Range]:
     """Split arrays of these sizes into (array, start, stop), at most 2**18 elements each."""
     return [(n, i, min(i + _SPAN, size)) for n, size in enumerate(sizes) for i in range(0, size, _SPAN)]
