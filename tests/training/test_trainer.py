@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -372,6 +373,41 @@ def test_a_place_that_cannot_be_a_folder_is_told_at_once(tmp_path):
         with pytest.raises(RunFolderError, match=says):
             RunFolder(place).check(resume=False)
     RunFolder(tmp_path / "new" / "run").check(resume=False)
+
+
+class Does(TrainerCallback):
+    def __init__(self, what):
+        self.what = what
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            self.what()
+
+
+def test_a_run_stays_where_it_is_wherever_the_process_goes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    t = trainer(tmp_path, output_dir="run", callbacks=[Does(partial(os.chdir, "/"))])
+    assert t.train().global_step == 3
+    assert (tmp_path / "run" / "checkpoint-3").is_dir()
+    assert t.run.folder.given == Path("run")
+
+
+@pytest.mark.parametrize(("taken", "says"), [("", "metrics.jsonl: No such file"), ("journal.jsonl", "is gone: it was")])
+def test_a_run_whose_folder_or_journal_is_taken_away(tmp_path, taken, says):
+    place, away = tmp_path / "run" / taken, tmp_path / "away"
+    with pytest.raises(SaveError, match=says) as e:
+        trainer(tmp_path, eval_steps=0, callbacks=[Does(partial(place.rename, away))]).train()
+    assert not getattr(e.value, "__notes__", [])
+    away.rename(place)
+    assert trainer(tmp_path, eval_steps=0).train(resume_from_checkpoint=True).global_step == 3
+
+
+def test_other_rewards_than_before_are_noticed(tmp_path, caplog):
+    trainer(tmp_path, max_steps=1).train()
+    trainer(tmp_path, max_steps=2).train(resume_from_checkpoint=True)
+    assert "the rewards were" not in caplog.text
+    trainer(tmp_path, max_steps=3, reward_funcs=quiet_length).train(resume_from_checkpoint=True)
+    assert "Up to iteration 2 the rewards were letters, from now on quiet_length." in caplog.text
 
 
 def test_only_a_full_disk_wants_room(tmp_path):

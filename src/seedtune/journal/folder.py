@@ -33,10 +33,11 @@ STATE, CARD = "state.safetensors", "README.md"
 
 
 class RunFolder:
-    """`output_dir` of one run."""
+    """`output_dir` of one run: where it is, wherever the process goes meanwhile; and as it was `given`, to show it."""
 
     def __init__(self, path: AnyPath) -> None:
-        self.path = local_path(path)
+        self.given = local_path(path)
+        self.path = self.given.absolute()
         self._lock: IO[str] | None = None
 
     @property
@@ -64,10 +65,10 @@ class RunFolder:
             with suppress(PermissionError), (self.path / LOCK).open() as held:
                 self._take(held)
         if resume and not self.has_journal:
-            raise RunFolderError(f"{self.path} holds no run to resume: there is no {JOURNAL}. Check output_dir.")
+            raise RunFolderError(f"{self.given} holds no run to resume: there is no {JOURNAL}. Check output_dir.")
         if not resume and self.holds_a_run:
             raise RunFolderError(
-                f"{self.path} holds another run. Continue it with --resume (in Python: "
+                f"{self.given} holds another run. Continue it with --resume (in Python: "
                 "train(resume_from_checkpoint=True)), or give another output_dir; nothing in it was changed."
             )
 
@@ -79,7 +80,7 @@ class RunFolder:
             raise RunFolderError(f"output_dir {str(self.path)[:200]!r} cannot be a folder: {reason}.") from None
         if not above.is_dir():
             what = "a link that leads nowhere" if above.is_symlink() else "a file"
-            raise RunFolderError(f"cannot write into {self.path}: {above} is {what}. Choose another output_dir.")
+            raise RunFolderError(f"cannot write into {self.given}: {above} is {what}. Choose another output_dir.")
 
     def check_is_here(self, path: bool | AnyPath) -> None:
         """Raise RunFolderError when a resume names another folder than this, or an older state than the newest."""
@@ -89,7 +90,7 @@ class RunFolder:
             if named not in [self.path.resolve(), *newest]:
                 raise RunFolderError(
                     f"resume_from_checkpoint names {os.fspath(path)}, but a run resumes at the end of its own journal: "
-                    f"set output_dir to the run's folder (it is {self.path}) and resume_from_checkpoint=True."
+                    f"set output_dir to the run's folder (it is {self.given}) and resume_from_checkpoint=True."
                 )
 
     def claim(self, resume: bool) -> None:
@@ -103,11 +104,13 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / LOCK).open("a+")
         except OSError as e:
-            raise RunFolderError(f"cannot write into {self.path}: {e.strerror or e}. Choose another output_dir.") from e
+            raise RunFolderError(
+                f"cannot write into {self.given}: {e.strerror or e}. Choose another output_dir."
+            ) from e
         try:
             if not self._take(self._lock):
                 log.warning(
-                    f"{self.path} cannot be locked: this system, or the file system of that folder, has no locks. "
+                    f"{self.given} cannot be locked: this system, or the file system of that folder, has no locks. "
                     "Nothing keeps a second run out of it: start only one there."
                 )
         except RunFolderError:
@@ -133,7 +136,7 @@ class RunFolder:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise RunFolderError(
-                f"{self.path} is in use by {holder}: wait for it, or end it, then use --resume."
+                f"{self.given} is in use by {holder}: wait for it, or end it, then use --resume."
             ) from None
 
     def draft(self) -> TemporaryDirectory[str]:

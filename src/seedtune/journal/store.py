@@ -97,7 +97,10 @@ class Journal:
 
 
 def _append(path: Path, text: str, new: bool = False) -> None:
-    size = 0 if new else path.stat().st_size
+    try:
+        size = 0 if new else path.stat().st_size
+    except FileNotFoundError as e:
+        raise SaveError(f"{path} is gone: it was moved or deleted. Put it back to where it was, then resume.") from e
     try:
         with path.open("wb" if new else "ab") as f:
             f.write(text.encode())

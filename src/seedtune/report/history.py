@@ -137,7 +137,7 @@ def read(folder: AnyPath) -> History:
     run = RunFolder(folder)
     if not run.has_journal:
         raise RunFolderError(
-            f"{run.path} is neither a run nor a comparison: it has no {NAME}. Give the output_dir of seedtune train "
+            f"{run.given} is neither a run nor a comparison: it has no {NAME}. Give the output_dir of seedtune train "
             "or of seedtune compare."
         )
     journal, torn = Journal.read(run.path, repair=False)
@@ -151,7 +151,7 @@ def read(folder: AnyPath) -> History:
     first = evaluations[0] if evaluations else {}
     best = [run.path / f"checkpoint-{BEST}"]
     return History(
-        run.path,
+        run.given,
         journal.header,
         journal.iterations,
         evaluations,

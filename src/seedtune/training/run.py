@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -138,10 +139,22 @@ class Run:
         self._rebuild(journal, journal.center)
         self._journal = journal
         self.history = self.folder.metrics(until=self.step)
+        self._warn_of_other_rewards()
         write_text(self.folder.path / "config.resolved.yaml", to_yaml(self.settings))  # max_steps may be new
         self._note_engine()
         self._take_threads()
         log.info("Resumed after iteration %d.", self.step)
+
+    def _warn_of_other_rewards(self) -> None:
+        """Functions are no settings in Python, and a resume may go on with others on purpose."""
+        last = next((line for line in reversed(self.history) if "reward" in line), {})
+        means = [re.fullmatch(r"rewards/(.*)/mean", name) for name in last]
+        before = [mean[1] for mean in means if mean]
+        if before and before != self.rewards:
+            log.warning(
+                f"Up to iteration {self.step} the rewards were {', '.join(before)}, from now on "
+                f"{', '.join(self.rewards)}."
+            )
 
     def become(self, t: int) -> None:
         """Make the center what it was after iteration `t`; 0: the base model. Raises ModelError where that was not
@@ -338,10 +351,11 @@ class Run:
     def summary(self, why: str, checkpoint: Path, prompts: Prompts, length: int, interrupted: bool) -> Summary:
         """How the run ended, from what is on disk."""
         before, after = self._before_and_after()
+        shown = self.folder.given / checkpoint.relative_to(self.folder.path)
         raw = "" if prompts.conversational else " --raw"
-        commands = [f'seedtune generate {checkpoint} "your prompt" --max_completion_length {length}{raw}']
+        commands = [f'seedtune generate {shown} "your prompt" --max_completion_length {length}{raw}']
         if interrupted and "model_name_or_path" in self.args.to_dict():
-            commands.insert(0, f"seedtune train --resume --output_dir {self.folder.path}")
+            commands.insert(0, f"seedtune train --resume --output_dir {self.folder.given}")
         elif interrupted:
             commands.insert(0, "trainer.train(resume_from_checkpoint=True)")
         return Summary(
@@ -351,8 +365,8 @@ class Run:
             before,
             after,
             prompts.held_out,
-            str(self.folder.path),
-            str(checkpoint),
+            str(self.folder.given),
+            str(shown),
             commands,
             self.center,
             self.best,

@@ -276,7 +276,7 @@ class ESTrainer:
                 for line in self.run.evaluations:
                     self.progress.evaluated(line["step"], line)
                 self.fleet.start(self._batch(1))
-                about = [r.name for r in self.rewards], self._prompts_of_member, str(self.run.folder.path)
+                about = [r.name for r in self.rewards], self._prompts_of_member, str(self.run.folder.given)
                 self.progress.begin(facts(self.args, self.engine, *about), self.run.step, self.args.max_steps)
                 self.events.train_begin(self.best)
                 why = self._iterate(scorer, evaluator, interrupts)
@@ -293,7 +293,7 @@ class ESTrainer:
                 self.progress.finish(self.run.summary(why, result, self.prompts, length, stopped))
                 self.run.push(result, checkpoint)
             except Exception as e:  # of a callback of the user's, too
-                if step := self.run.step:
+                if (step := self.run.step) and self.run.journal.path.exists():
                     e.add_note(f"{step} iterations are safe in {self.run.journal.path}; resume goes on from there.")
                 raise
             finally:

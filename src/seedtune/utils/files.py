@@ -36,7 +36,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(f.fileno())
         draft.replace(path)
     except OSError as e:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise SaveError(f"cannot write {path}: {e.strerror or e}. Nothing that was there before has changed.") from e
 
 
