@@ -119,7 +119,7 @@ def test_a_run_that_returned_resumes_to_the_same_bytes(tmp_path, options):
         t.train(resume_from_checkpoint=True)
         assert journal_of(tmp_path, run.name) == journal_of(tmp_path, "whole"), cut
         assert without_times(t.run.history) == without_times(whole.run.history), cut
-        assert t.guard._first["reward"] == whole.guard._first["reward"], cut
+        assert t.recovery.guard._first["reward"] == whole.recovery.guard._first["reward"], cut
         for checkpoint in (tmp_path / "whole").glob("checkpoint-*"):
             assert weights(run / checkpoint.name) == weights(checkpoint), (cut, checkpoint.name)
 
@@ -184,7 +184,7 @@ def test_rewards_that_fall_beyond_their_noise():
     found = [watch.iteration({**LINE, "reward": r, "es/reward_error": 0.006}) for r in rewards]
     assert found[:7] == [None] * 7
     assert any(found[7:])
-    watch.went_back()
+    watch.forget_rewards()
     assert watch.iteration({**LINE, "reward": 0.004}) is None
     noisy = Guard(max_kl=1.0)
     assert not any(noisy.iteration({**LINE, "reward": r, "es/reward_error": 0.05}) for r in rewards)

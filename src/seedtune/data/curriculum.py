@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
 from ..noise import spec
+from .dataset import columns_of
+from .prompts import Prompts
 
 Floats = NDArray[np.float64]
 
@@ -68,10 +70,31 @@ class Curriculum:
         self._solved = [0.0] * len(self.names)
         self._asked = [0.0] * len(self.names)
 
-    @property
-    def smallest(self) -> int:
-        """Rows of the level that has fewest."""
-        return min(map(len, self._rows))
+    @classmethod
+    def of(
+        cls, setting: Mapping[str, Any], prompts: Prompts, rewards: Sequence[str], seed: int, prompts_per_member: int
+    ) -> Curriculum:
+        """The curriculum that a setting describes, over training `prompts`. `rewards` are the names of the reward
+        functions. Raises ConfigError, DataError.
+        """
+        asked = CurriculumSpec.of(setting)
+        if asked.success not in (None, *rewards):
+            raise ConfigError(
+                f"curriculum: success is {asked.success!r}; the reward functions are {', '.join(rewards)}."
+            )
+        if not prompts.prompts_per_step:
+            raise ConfigError("curriculum: how many prompts shall an iteration have? Set prompts_per_step.")
+        if asked.column not in (known := columns_of(prompts.train)):
+            raise DataError(
+                f"curriculum: the dataset has no column {asked.column!r}; its columns are: {', '.join(known)}."
+            )
+        made = cls([row[asked.column] for row in prompts.train], asked, seed)
+        if (smallest := min(map(len, made._rows))) < prompts_per_member:
+            raise ConfigError(
+                f"curriculum: a level has {smallest} rows, fewer than prompts_per_member ({prompts_per_member}): lower "
+                "it, or add rows."
+            )
+        return made
 
     def success(self, level: int) -> float | None:
         """How much of a level was solved of late; None: it was not asked yet."""

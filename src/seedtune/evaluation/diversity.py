@@ -11,6 +11,7 @@ from typing import Any
 
 from ..rewards.answers import ANSWER
 from ..rewards.equivalence.exact import normalize
+from ..rewards.function import Reward
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -36,3 +37,9 @@ def diversity(rows: Rows) -> float | None:
     found = [given for some in of_member.values() if len(given := answers(some)) > 1]
     shares = [len({normalize(text) for text in given.values()}) / len(given) for given in found]
     return sum(shares) / len(shares) if shares else None
+
+
+def diversity_metrics(rows: Rows, rewards: Sequence[Reward]) -> dict[str, float]:
+    """`completions/diversity`, where a reward can be earned by giving the same answer to all prompts."""
+    share = diversity(rows) if any(reward.is_confidence for reward in rewards) else None
+    return {} if share is None else {"completions/diversity": share}

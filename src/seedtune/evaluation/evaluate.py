@@ -24,7 +24,7 @@ from ..rollout.runner import LocalExecutor, OnRows, RolloutRunner, RolloutSpec
 from ..tools.toolset import ToolSet
 from . import statistics
 from .calibration import calibration_metrics
-from .diversity import diversity
+from .diversity import diversity_metrics
 from .kl import divergence
 from .perplexity import perplexity
 from .statistics import Estimate, Floats
@@ -179,9 +179,8 @@ def _of_answers(rows: Sequence[dict[str, Any]], rewards: Sequence[Reward]) -> di
     """Where rewards are for confidence or calibration: how different answers to different prompts are, and whether
     confidences agree with what is right.
     """
-    found = calibration_metrics(rows)
-    share = diversity(rows) if any(reward.is_confidence for reward in rewards) else None
-    return found if share is None else {**found, "completions/diversity": Estimate(share, math.nan, 1)}
+    alone = {name: Estimate(share, math.nan, 1) for name, share in diversity_metrics(rows, rewards).items()}
+    return {**calibration_metrics(rows), **alone}
 
 
 def _passes(rollouts: Rollouts, weights: Sequence[float], spec: EvalSpec) -> dict[str, Estimate]:

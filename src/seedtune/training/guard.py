@@ -27,8 +27,8 @@ class Guard:
         self._first: Mapping[str, Any] | None = None
         self._rewards: list[tuple[float, float]] = []
 
-    def went_back(self) -> None:
-        """The run has returned to an earlier center: rewards before say nothing about what follows."""
+    def forget_rewards(self) -> None:
+        """Rewards so far say nothing about what follows."""
         self._rewards = []
 
     def iteration(self, metrics: Mapping[str, Any], *, comparable: bool = True) -> str | None:

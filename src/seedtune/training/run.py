@@ -263,6 +263,11 @@ class Run:
         self.history.append(line)
 
     @property
+    def iterations(self) -> list[dict[str, Any]]:
+        """The metrics of iterations, oldest first."""
+        return [line for line in self.history if "reward" in line]
+
+    @property
     def evaluations(self) -> list[dict[str, Any]]:
         """The evaluations of the center, oldest first."""
         return [line for line in self.history if "eval/reward" in line]

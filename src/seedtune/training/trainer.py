@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,27 +27,23 @@ from ..config.es_config import ESConfig
 from ..config.keys import checks_arguments, explain_arguments
 from ..config.values import OPERATORS, parse_rule
 from ..data import dataset
-from ..data.curriculum import Curriculum, CurriculumSpec
+from ..data.curriculum import Curriculum
 from ..data.prompts import PromptBatch, Prompts
 from ..engines.base import Prompt
 from ..engines.hf.engine import HFEngine
 from ..engines.tokenization import tokenizer_of
-from ..errors import ConfigError, DataError, ModelError, NotFiniteError, RewardError
+from ..errors import ConfigError, DataError, NotFiniteError, RewardError
 from ..es import shaping, update
-from ..es.population import CENTER, Population
-from ..evaluation.calibration import calibration_metrics
-from ..evaluation.diversity import diversity
-from ..evaluation.drift import drift, unscored_samples
-from ..evaluation.hacking import Rows, hacking, same_answers
+from ..es.population import Population
+from ..evaluation.diversity import diversity_metrics
 from ..journal.record import Iteration
 from ..report.progress import Progress, display
-from ..rewards.calibration import CORRECT
 from ..rewards.function import RewardFuncs, eval_functions, reward_functions
 from ..rewards.outputs import columns_read
 from ..rewards.scorer import Scorer
 from ..rollout.rollout_func import RolloutFunc
-from ..rollout.rollouts import Rollouts, per_prompt, unique_prompts
-from ..rollout.runner import Interrupted, UnscoredSamples
+from ..rollout.rollouts import Rollouts, unique_prompts
+from ..rollout.runner import Interrupted
 from ..utils.files import explain_disk, write_lines
 from ..utils.paths import AnyPath, local_path
 from ..utils.processes import check_alone
@@ -57,11 +52,12 @@ from . import callbacks as hooks
 from . import factory
 from .best_center import BestCenter
 from .calibration import calibrate, center_texts, member_kl
+from .center_evaluation import CenterEvaluation
 from .events import Events
 from .facts import facts
-from .guard import HALF, MAX_RETURNS, Guard
 from .hub import Hub, add_to_card
 from .preflight import PROMPTS, Preflight, preflight
+from .recovery import Recovery
 from .reward_schedule import RewardSchedule
 from .run import Run
 from .step_control import StepControl, StepMeter
@@ -70,7 +66,7 @@ from .trainer_names import explain
 log = logging.getLogger(__name__)
 
 #: Where steps are chosen, how far noise moves the center is measured again with evaluations, or after so many
-#: iterations where there are none in between. A mean of members' rewards is taken over so many iterations, at most.
+#: iterations where there are none in between.
 _FOLLOWED = 10
 #: Settings that the weights depend on and that are chosen where nobody sets them.
 _CHOSEN = ("generation_batch_size", "chunk_size", "learning_rate")
@@ -152,7 +148,6 @@ class ESTrainer:
             )
         if not self.rewards:
             raise RewardError("reward_funcs is empty: there is nothing to optimize. Give at least one function.")
-        self._unlabeled = any(reward.is_confidence for reward in self.rewards)
         self.prompts.check_columns(self.rewards, self.gold_metrics, args.num_generations, complete=rollout_func is None)
         RewardSchedule(args, self.rewards)  # raises now for weights that do not fit
         self._curriculum(args)
@@ -184,6 +179,8 @@ class ESTrainer:
         self.fleet = factory.fleet(self.engine, model, tokenizer, self.args, self.tools, self.rollout_func)
         self._scorer(evaluation=True).close()  # raises now for functions that cannot be sent to other processes
         self.run = Run(self.args, self.engine, self.fleet, [r.name for r in self.rewards], self.prompts.digest())
+        measured = (self.prompts, self.rewards, self.gold_metrics)
+        self.center = CenterEvaluation(self.run, self.engine, self.fleet, *measured)
         self._follows_sigma = False
         self._begin()
         alone = args.reward_batch == "group" and args.num_generations == 1
@@ -209,30 +206,13 @@ class ESTrainer:
         """What a run knows of itself before its first iteration."""
         self.schedule, self.curriculum = RewardSchedule(self.args, self.rewards), self._curriculum(self.args)
         self.steps = StepControl(self.args, math.nan, None, follows_sigma=False)
-        self.watches = self.args.guard
-        self._diverged: str | None = None
-        self.guard, self.best = Guard(self.args.max_kl), BestCenter(self.args, self.run)
+        self.best = BestCenter(self.args, self.run)
 
     def _curriculum(self, args: ESConfig) -> Curriculum | None:
         if args.curriculum is None:
             return None
-        setting, names = CurriculumSpec.of(args.curriculum), [r.name for r in self.rewards]
-        if setting.success not in (None, *names):
-            raise ConfigError(
-                f"curriculum: success is {setting.success!r}; the reward functions are {', '.join(names)}."
-            )
-        if not self.prompts.prompts_per_step:
-            raise ConfigError("curriculum: how many prompts shall an iteration have? Set prompts_per_step.")
-        if setting.column not in dataset.columns_of(self.prompts.train):
-            known = ", ".join(dataset.columns_of(self.prompts.train))
-            raise DataError(f"curriculum: the dataset has no column {setting.column!r}; its columns are: {known}.")
-        made = Curriculum([row[setting.column] for row in self.prompts.train], setting, args.seed)
-        if made.smallest < (args.prompts_per_member or 1):
-            raise ConfigError(
-                f"curriculum: a level has {made.smallest} rows, fewer than prompts_per_member "
-                f"({args.prompts_per_member}): lower it, or add rows."
-            )
-        return made
+        names, per_member = [r.name for r in self.rewards], args.prompts_per_member or 1
+        return Curriculum.of(args.curriculum, self.prompts, names, args.seed, per_member)
 
     def _batch(self, t: int) -> PromptBatch:
         """The prompts of iteration t, which is the next one."""
@@ -366,32 +346,18 @@ class ESTrainer:
 
     def _load_control(self) -> None:
         """Choose steps, and watch where they lead, as the run on disk did."""
+        self.recovery = Recovery(self.run, self.best, self.steps, comparable=self.curriculum is None)
         journal = self.run.journal
-        self.watches = self.args.guard and bool(journal.header.get("guard"))  # of a run of 0.1.0 it changes nothing
         if not journal.iterations:
             return
         if self.steps.meter:
             self.steps.meter.skip()
-        lines = [line for line in self.run.history if "reward" in line]
-        control = {**(lines[-1] if lines else {}).get("control", {}), **journal.iterations[-1].control}
+        control = {**(self.run.iterations or [{}])[-1].get("control", {}), **journal.iterations[-1].control}
         self.steps.load_state(control)
         self.schedule.load_state(control)
         if self.curriculum:
             self.curriculum.load_state(control)
-        for undone in journal.returns:
-            if undone.t == self.run.step:
-                self.steps.went_back(undone.scale)
-            else:
-                self.steps.scale *= undone.scale
-        returned = {undone.t for undone in journal.returns}
-        stages = [line.get("control", {}).get("reward_stage", 0.0) for line in lines]
-        for line, stage, stage_before in zip(lines, stages, [0.0, *stages], strict=False) if self.watches else []:
-            if stage != stage_before:
-                self.guard.went_back()
-            self._diverged = self.guard.iteration(line, comparable=self.curriculum is None)
-            if line["step"] in returned:
-                self._diverged = None
-                self.guard.went_back()
+        self.recovery.load()
         self.best.load()
 
     def _iterate(self, scorer: Scorer, evaluator: Scorer, interrupts: Interrupts) -> str:
@@ -415,7 +381,7 @@ class ESTrainer:
                     self._after_step(t, evaluator)
                     why = self._look_back(t)
                 except NotFiniteError as e:
-                    if (why := self._give_up_center(e)) is not None:
+                    if (why := self.recovery.give_up_center(e)) is not None:
                         return why
                     continue
                 if why is not None:
@@ -441,14 +407,14 @@ class ESTrainer:
         self.events.call("on_pre_optimizer_step")
         norm = self.run.update(t, coefficients, rate)
         self.events.call("on_optimizer_step")
-        if not self.watches and not math.isfinite(norm):
+        if not self.recovery.watches and not math.isfinite(norm):
             raise NotFiniteError(f"the update of iteration {t} is no finite number: try a smaller learning_rate.")
         digest = self.fleet.digest()
         updated = time.perf_counter()
         more = self.steps.after(rate, rewards_M_P, prompts_vary=len(batch.indices) < len(self.prompts.train))
         rows = rollouts.rows(weights)
         metrics = {**self._metrics(rollouts, norm, rate), **more, "time/update": updated - started}
-        metrics |= self._diversity(rows)
+        metrics |= diversity_metrics(rows, self.rewards)
         if self.curriculum:
             solved = [r.name for r in self.rewards].index(self.curriculum.setting.success or self.rewards[-1].name)
             self.curriculum.after(batch.indices, shaping.prompt_rewards(rollouts.rewards_M_P(solved)))
@@ -463,13 +429,12 @@ class ESTrainer:
             write_lines(self.run.folder.completions(f"train-{t}"), shown)
         self.progress.iteration(t, metrics, rows[-1])
         self.events.stepped(metrics)
-        comparable = self.curriculum is None
-        self._diverged = self.guard.iteration(metrics, comparable=comparable) if self.watches else None
+        self.recovery.iteration(metrics)
 
     def _next_stage(self, t: int) -> None:
         """Other reward weights from here on, if they are due; what members earned before says nothing about later."""
         if self.schedule.after(t, self.run.evaluation(t) or {}):
-            self.guard.went_back()
+            self.recovery.forget_rewards()
 
     def _look_back(self, t: int) -> str | None:
         """After iteration t: whether its evaluation found the best center so far, whether the run has diverged (then it
@@ -480,50 +445,11 @@ class ESTrainer:
             return None  # before it was resumed
         if line and self.best.verdict > 0 and t and self.args.save_strategy == "best":
             self.state.best_model_checkpoint = str(self.run.save_best())
-        if line and self.watches:
-            verdict = self.best.verdict if self.best.greater_is_better else 0  # by a distance the base is always best
-            self._diverged = self._diverged or self.guard.evaluation(line, verdict, self.best.metric)
-        if self._diverged:
-            return self._go_back(t, self._diverged)
+        if reason := self.recovery.why_diverged(line):
+            return self.recovery.go_back(reason)
         if t and self.steps.follows and t % (self.args.eval_steps or _FOLLOWED) == 0 and t < self.args.max_steps:
             self.steps.follow(self.engine, self._first_prompts(), line or {})
         return None
-
-    def _go_back(self, t: int, reason: str) -> str | None:
-        """Return to the best center, and go on with smaller steps; or end the run, when that was tried often enough."""
-        done, to = len(self.run.journal.returns), self.best.step
-        if done >= MAX_RETURNS or t >= self.args.max_steps or not self.best.can_return:
-            times = f", though it had returned to a better center {done} times" if done else ""
-            return f"Ended after iteration {t}: {reason}{times}."
-        where = f"the center after iteration {to}" if to else "the base model"
-        scale = float(f"{self.guard.scale:.2g}")
-        told = "iteration %d: %s. The run returns to %s and goes on with %g times the learning rate."
-        log.warning(told, t, reason, where, scale)
-        self._diverged = None
-        self.run.go_back(to, scale, reason)
-        self.steps.went_back(scale)
-        self.guard.went_back()
-        return None
-
-    def _give_up_center(self, error: NotFiniteError) -> str | None:
-        """The center, or members of it, compute no numbers: return to the best center and go on with smaller steps, or
-        end the run with the last center that was evaluated. Returns why it ends, if it does. Raises the error where
-        there is no other center than the base, or no way back to it.
-        """
-        t, returns = self.run.step, self.run.journal.returns
-        if not t or not self.best.can_return:
-            raise error
-        reason = "the model's logits or weights are no numbers any more (NaN or infinity)"
-        if self.watches and len(returns) < MAX_RETURNS and t < self.args.max_steps:
-            return self._go_back(t, reason)
-        sound = max((line["step"] for line in self.run.evaluations if line["step"] <= t), default=0)
-        what = f"the center after iteration {sound}" if sound else "the base model"
-        if sound < t or self.run.center != t:
-            try:
-                self.run.go_back(sound, HALF, reason)
-            except ModelError as e:  # the base was not kept in memory
-                raise NotFiniteError(f"iteration {t}: {reason}. The journal leads back to {what}.") from e
-        return f"Ended after iteration {t}: {reason}. Kept is {what}; try a smaller learning_rate or sigma."
 
     def _fitness(self, rewards_M_P: shaping.Floats) -> shaping.Floats:
         with warnings.catch_warnings(record=True) as caught:
@@ -585,34 +511,14 @@ class ESTrainer:
         training prompts when there is none. Raises RewardError.
         """
         with self._scorer(evaluation=True) as scorer:
-            return self._evaluate_center(scorer)[1]
-
-    def _evaluate_center(
-        self, scorer: Scorer, samples: UnscoredSamples | None = None
-    ) -> tuple[Rollouts, dict[str, float]]:
-        batch, state = self.prompts.evaluation(), self.events.trainer_state()
-        rollouts = self.fleet.rollouts.run([CENTER], batch, scorer, 0, state, self.progress.rows, samples)
-        metrics = rollouts.metrics(self.schedule.final_weights)
-        totals = rollouts.total_M_P(self.schedule.final_weights)
-        metrics["reward_std"] = float(np.std(totals[~np.isnan(totals)])) if not np.isnan(totals).all() else 0.0
-        return rollouts, {f"eval/{name}": value for name, value in metrics.items()}
+            state = self.events.trainer_state()
+            return self.center.rewarded(scorer, self.schedule.final_weights, state, self.progress.rows)[1]
 
     def _evaluate(self, scorer: Scorer) -> None:
-        started = time.perf_counter()
-        count = self.args.drift_samples if self.args.restore == "exact" else 0
-        prompts = self.prompts.evaluation().prompts
-        moved = count > 0 and self.run.step > 0
-        samples = unscored_samples(prompts, count) if moved and not self.prompts.texts else None
-        rollouts, metrics = self._evaluate_center(scorer, samples)
-        read = prompts if moved and self.prompts.texts else ()
-        rows = rollouts.rows(self.schedule.final_weights)
-        more = {**(drift(self.engine, samples, read) if count else {}), **self._check_hacking(rows)}
-        metrics |= {f"eval/{name}": value for name, value in more.items()}
-        if (recent := self._recent_rewards()) and self.curriculum is None and self.schedule.is_last:
-            metrics["es/noise_cost"] = metrics["eval/reward"] - sum(recent) / len(recent)
+        started, state, comparable = time.perf_counter(), self.events.trainer_state(), self.curriculum is None
+        rows, metrics = self.center.full(scorer, self.schedule, state, self.progress.rows, comparable=comparable)
         self._check_rules(metrics)
-        sound = not self._diverged and not (self.watches and self.guard.evaluation(metrics, 0))
-        sound &= not metrics.get("eval/collapsed")
+        sound = self.recovery.is_sound(metrics)
         found = self.best.evaluation({"step": self.run.step, **metrics}, rows, sound=sound)
         control = found.pop("control", {})
         metrics |= found
@@ -621,41 +527,11 @@ class ESTrainer:
         self.progress.evaluated(self.run.step, metrics)
         self.events.evaluated(metrics)
 
-    def _recent_rewards(self) -> list[float]:
-        """What members earned since the evaluation before, or the last return, in at most the last few iterations."""
-        evaluated = [line["step"] for line in self.run.evaluations[-1:]]
-        since = max([*evaluated, *(undone.t for undone in self.run.journal.returns)], default=0)
-        stage = self.schedule.state().get("reward_stage")
-        lines = [line for line in self.run.history if "reward" in line and line["step"] > since]
-        return [line["reward"] for line in lines if line.get("control", {}).get("reward_stage") == stage][-_FOLLOWED:]
-
     def _check_rules(self, metrics: Mapping[str, Any]) -> None:
         for metric, *_ in map(parse_rule, self.args.stop_at):
             if metric not in metrics:
                 known = ", ".join(name for name in metrics if name.startswith("eval/"))
                 raise ConfigError(f"stop_at: evaluation has no metric {metric!r}; it has: {known}.")
-
-    def _check_hacking(self, after: Rows) -> dict[str, float]:
-        """`hacked`: 1 when the reward has risen since the first evaluation while a gold metric fell or stayed at its
-        least, or when different prompts get the same answer. Beside it, `collapsed`: 1 where the last holds and pays,
-        with a reward without labels; the diversity of answers; and how calibrated confidences are.
-        """
-        first = self.run.evaluations[:1]
-        before = self.run.completions(first[0]) if first else []
-        gold_metrics = [*(f.name for f in self.gold_metrics), *([CORRECT] if after and CORRECT in after[0] else [])]
-        same = [] if self.prompts.texts else same_answers(before, after)
-        findings = [*hacking(per_prompt(before), per_prompt(after), gold_metrics), *same]
-        for finding in findings:
-            log.warning("iteration %d: %s.", self.run.step, finding)
-        found = {name: estimate.mean for name, estimate in calibration_metrics(after).items()}
-        found |= {"hacked": float(bool(findings))} if self.gold_metrics or findings or self._unlabeled else {}
-        found |= {"collapsed": 1.0} if same and before and self._unlabeled else {}
-        return found | self._diversity(after)
-
-    def _diversity(self, rows: Rows) -> dict[str, float]:
-        """Of answers to different prompts, where a reward can be earned by giving all of them the same."""
-        share = diversity(rows) if self._unlabeled else None
-        return {} if share is None else {"completions/diversity": share}
 
     def generate_completions(self, prompts: Sequence[Any]) -> list[dict[str, Any]]:
         """Within `rollout_func`: completions of prompts (text, messages, or lists of tokens) by the member at work, all
