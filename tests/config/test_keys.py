@@ -126,6 +126,8 @@ def test_wrong_keys_of_file_and_command_line_are_told_together(tmp_path, capsys)
 def test_a_flag_of_another_command_is_not_unknown(capsys):
     assert main(["generate", "nowhere", "hello", "--max_steps", "3"]) == 2
     assert "--max_steps: not for this command" in capsys.readouterr().err
+    assert main(["eval", "nowhere", "--config", "c.yaml"]) == 2
+    assert "--config: not for this command" in capsys.readouterr().err
 
 
 def test_a_key_that_is_there_twice_is_told(tmp_path):

@@ -115,6 +115,14 @@ def test_objects_that_do_not_write(tmp_path):
             trainer(tmp_path, model=model)
 
 
+def test_double_precision_and_autocast_say_what_to_do(tmp_path):
+    for how in ({}, {"perturbation": "lowrank"}):
+        with pytest.raises(ModelError, match=r"of float64, .*call model\.float\(\)"):
+            trainer(tmp_path, model=tiny_llama().double(), **how)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ModelError, match=r"torch\.autocast is on"):
+        trainer(tmp_path)
+
+
 def test_a_model_without_a_generation_configuration_gets_one(tmp_path):
     model = tiny_llama()
     model.generation_config = None

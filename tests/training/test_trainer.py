@@ -342,6 +342,9 @@ def test_rewards_that_overflow(tmp_path):
     with pytest.raises(RewardError, match="scale them down"):
         trainer(tmp_path, reward_funcs=[letters, lambda completions, **k: [1e308] * len(completions)],
                 reward_weights=[1, 100]).train()  # fmt: skip
+    with pytest.raises(RewardError, match=r"beyond 1e\+100\): scale them down"):
+        trainer(tmp_path, output_dir=f"{tmp_path}/b", reward_funcs=lambda completions, **k: [-1e200] * len(completions),
+                ).train()  # fmt: skip
 
 
 def test_another_run_is_never_overwritten(tmp_path):

@@ -71,6 +71,8 @@ def refuse_unknown(rest: Sequence[str], keys: Iterable[str] = (), cls: type[ESCo
     those of other trainers, with the reason, and misspellings.
     """
     flags = [argument[2:].split("=")[0].replace("-", "_") for argument in rest if argument.startswith("--")]
+    if of_train := [flag for flag in flags if flag in ("config", "resume", "dry_run")]:
+        raise ConfigError(f"--{of_train[0]}: not for this command; see --help.")
     check_keys(cls, dict.fromkeys([*flags, *keys]))
     if flags:
         raise ConfigError(f"{', '.join(f'--{flag}' for flag in flags)}: not for this command; see --help.")

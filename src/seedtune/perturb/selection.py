@@ -20,6 +20,9 @@ from .lowrank.vectors import find_vectors
 from .perturbation import DTYPES, PerturbationSpec
 
 _LINEAR = (nn.Linear, Conv1D)
+_TO_FLOAT = "call model.float() before, and save it so"
+#: Why a parameter of double precision does not move.
+DOUBLE = f"of float64: {_TO_FLOAT}"
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def select(model: PreTrainedModel, spec: PerturbationSpec, frozen: Collection[st
             skipped[name] = "quantized: full-rank noise cannot be added; lowrank can move it"
         elif name in packed and (why := packed[name].skip_reason):
             skipped[name] = why
+        elif name not in packed and parameter.dtype == torch.float64:
+            skipped[name] = DOUBLE
         elif name not in packed and parameter.dtype not in DTYPES.values():
             skipped[name] = "quantized: an update needs full precision"
     movable = {name: parameter for name, parameter in chosen.items() if name not in skipped}
@@ -75,6 +80,10 @@ def select(model: PreTrainedModel, spec: PerturbationSpec, frozen: Collection[st
             f"of {len(chosen)} parameters in scope {spec.scope!r} {len(still)} are frozen (requires_grad is False), "
             "and none of the others can move: set requires_grad to True for what training should move, or choose "
             "another scope."
+        )
+    if not movable and DOUBLE in skipped.values():
+        raise ModelError(
+            f"the weights in scope {spec.scope!r} are of float64, which nothing here computes in: {_TO_FLOAT}."
         )
     if not movable:
         kinds = sorted({str(p.dtype) for p in chosen.values()})

@@ -27,6 +27,8 @@ Floats = NDArray[np.float64]
 
 #: exp of this is the largest perplexity that is told.
 _LARGEST = 300.0
+#: Squares of larger ones come near to what a number holds.
+_LARGEST_REWARD = 1e100
 
 
 class Clock:
@@ -267,8 +269,11 @@ def unique_prompts(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
 
 
 def _check_finite(totals: Floats) -> None:
-    if not np.isfinite(totals).all():
-        raise RewardError("rewards add up to more than a number holds (infinity): scale them down.")
+    """Raises RewardError for what cannot be compared: means and spreads take squares."""
+    if not (np.isfinite(totals) & (np.abs(totals) < _LARGEST_REWARD)).all():
+        raise RewardError(
+            f"rewards add up to more than can be compared (infinity, or beyond {_LARGEST_REWARD:g}): scale them down."
+        )
 
 
 def _mean_and_std(values: Floats) -> tuple[float, float]:

@@ -63,6 +63,8 @@ def find_ways(
     Raises ModelError for a model that `generate` fails with, or that is not causal: what it says of a text that it
     reads at once is not what it says while it writes it.
     """
+    if torch.is_autocast_enabled(model.device.type):
+        raise ModelError("torch.autocast is on, which rounds where it likes: leave its context, and set dtype instead.")
     with quiet(), torch.inference_mode():
         probe = _Probe(model, _prompts(model, tokenizer, context), pad)
         padded = probe.agrees(lambda: probe.read(pads=True))
