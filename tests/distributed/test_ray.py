@@ -36,7 +36,8 @@ from seedtune.engines.base import Completion, Prompt, Sampling
 from seedtune.engines.tokenization import Texts
 from seedtune.errors import ConfigError, FleetError, ModelError, RewardError
 from seedtune.es.population import CENTER, Population
-from seedtune.rewards.function import Reward, Scores
+from seedtune.rewards.call import Scores
+from seedtune.rewards.function import Reward
 from seedtune.rewards.scorer import Scorer
 from seedtune.rewards.serialize import Functions
 from seedtune.rollout.chunks import ChunkTask, EvalContext
@@ -703,7 +704,7 @@ def test_whole_groups_are_scored_by_actors(reward_batch):
 def test_signals_reach_what_a_scoring_actor_starts():
     """Ray blocks SIGINT in its workers, and a mask is inherited."""
     from seedtune.distributed.ray_scorer import RayScorer
-    from seedtune.rewards.function import Batch
+    from seedtune.rewards.call import Batch
 
     def grade(completions, **_):
         import subprocess

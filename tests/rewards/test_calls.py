@@ -18,7 +18,8 @@ from transformers import LlamaForSequenceClassification
 
 from seedtune.errors import RewardError
 from seedtune.evaluation.best import candidate
-from seedtune.rewards.function import Batch, Reward, call, call_all, eval_functions, reward_functions
+from seedtune.rewards.call import Batch, call, call_all
+from seedtune.rewards.function import Reward, eval_functions, reward_functions
 from seedtune.rewards.scorer import Scorer
 from tiny import tiny_llama
 

@@ -12,7 +12,8 @@ import time
 import pytest
 
 from seedtune.errors import RewardError
-from seedtune.rewards.function import Batch, Reward
+from seedtune.rewards.call import Batch
+from seedtune.rewards.function import Reward
 from seedtune.rewards.scorer import Scorer
 from seedtune.utils.signals import Interrupts, reset
 

@@ -11,7 +11,8 @@ from runs import config, trainer
 from seedtune import ESConfig, ESTrainer
 from seedtune.cli import model_ref
 from seedtune.errors import ConfigError, JournalError, RewardError
-from seedtune.rewards.function import Batch, Reward, call, eval_functions, reward_functions
+from seedtune.rewards.call import Batch, call
+from seedtune.rewards.function import Reward, eval_functions, reward_functions
 from seedtune.rewards.serialize import Functions, by_value, load
 
 

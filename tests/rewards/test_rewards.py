@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from seedtune.errors import RewardError
-from seedtune.rewards.function import Batch, Reward, call, resolve
+from seedtune.rewards.call import Batch, call
+from seedtune.rewards.function import Reward, resolve
 from seedtune.rewards.scorer import Scorer
 
 
@@ -258,7 +259,7 @@ def test_while_rows_are_decoded_a_failure_or_a_hang_is_noticed():
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     code = (
         "import os, time\nfrom seedtune.rewards.scorer import Scorer\n"
-        "from seedtune.rewards.function import Batch, Reward\n"
+        "from seedtune.rewards.call import Batch\nfrom seedtune.rewards.function import Reward\n"
         "def pid(completions, **k): return [float(os.getpid())]\n"
         "s = Scorer([Reward(pid)], workers=1, timeout=60)\n"
         "print(int(s.gather([s.submit(Batch(['a'], ['b'], [[1]], {}))])[0][0].rewards[0]), flush=True)\n"

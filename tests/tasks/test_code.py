@@ -364,7 +364,7 @@ def test_without_a_sandbox_a_run_does_not_begin(monkeypatch, tmp_path):
 
 @needs_bubblewrap
 def test_it_works_in_scoring_processes():
-    from seedtune.rewards.function import Batch
+    from seedtune.rewards.call import Batch
     from seedtune.rewards.scorer import Scorer
 
     completions = ["def f(x): return x", "while True: pass", "def f(x): return 0"]

@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("verifiers.v1")
 
 from seedtune.errors import ConfigError
-from seedtune.rewards.function import Batch, Reward, call
+from seedtune.rewards.call import Batch, call
+from seedtune.rewards.function import Reward
 from seedtune.tasks import verifiers
 from seedtune.tasks.registry import builtin
 

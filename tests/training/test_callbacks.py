@@ -29,7 +29,8 @@ from seedtune import ESConfig
 from seedtune.config.es_config import REPORTERS
 from seedtune.errors import ConfigError, SeedtuneError
 from seedtune.rewards import trainer_state
-from seedtune.rewards.function import Batch, Reward, call
+from seedtune.rewards.call import Batch, call
+from seedtune.rewards.function import Reward
 from seedtune.rewards.trainer_state import Snapshot
 from seedtune.training import callbacks as hooks
 

@@ -134,7 +134,7 @@ def test_what_is_closed_leads_nowhere_and_scoring_processes_start(tmp_path, clos
     (tmp_path / "r.py").write_text("def f(completions, **kwargs):\n    print('x')\n    return [1.0]\n")
     script = tmp_path / "script.py"
     script.write_text(
-        "from seedtune.rewards.function import Batch, reward_functions\n"
+        "from seedtune.rewards.call import Batch\nfrom seedtune.rewards.function import reward_functions\n"
         "from seedtune.rewards.scorer import Scorer\n"
         f"with Scorer(reward_functions('{tmp_path}/r.py:f'), workers=1, timeout=60) as scorer:\n"
         "    scores = scorer.gather([scorer.submit(Batch(['q'], ['c'], [[1]], {}))])\n"

@@ -17,7 +17,7 @@ import cloudpickle
 from ..data.prompts import PromptBatch
 from ..engines.base import Completion, GivenText, Prompt, Sampling
 from ..es.population import CENTER, Population
-from ..rewards.function import Scores
+from ..rewards.call import Scores
 from ..rewards.serialize import Functions
 from ..rollout.chunks import ChunkTask, EvalContext
 from ..rollout.collector import ChunkOutput

@@ -11,7 +11,8 @@ from typing import Any
 import cloudpickle
 import ray
 
-from ..rewards.function import Batch, Reward, Scores, call_all
+from ..rewards.call import Batch, Scores, call_all
+from ..rewards.function import Reward
 from ..rewards.scorer import Scorer
 from ..rewards.serialize import by_value, load
 from ..utils import signals

@@ -15,7 +15,8 @@ from loky import ProcessPoolExecutor
 from ..errors import RewardError
 from ..utils import processes, signals
 from ..utils.stdio import open_closed
-from .function import Batch, Reward, Scores, asked_for, call_all
+from .call import Batch, Scores, call_all
+from .function import Reward, asked_for
 from .serialize import Functions, load
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..data.prompts import PromptBatch
 from ..engines.base import Completion, Prompt
 from ..es.population import Member
-from ..rewards.function import Batch, Scores
+from ..rewards.call import Batch, Scores
 from ..rewards.scorer import Scorer
 from .chunks import Chunk, ChunkTask, EvalContext
 from .rollouts import RewardBatch

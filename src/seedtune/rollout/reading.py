@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..engines.base import Completion, Prompt, TextOutputs, TextScorer
-from ..rewards.function import Batch, Reward, call_all
+from ..rewards.call import Batch, call_all
+from ..rewards.function import Reward
 from .chunks import ChunkTask
 from .collector import ChunkOutput
 

@@ -20,7 +20,7 @@ from ..es.aggregate import MEAN, Aggregate
 from ..es.population import Member
 from ..es.shaping import member_rewards
 from ..rewards.answers import final_answer
-from ..rewards.function import Scores
+from ..rewards.call import Scores
 from ..rewards.metric_names import COLUMNS, column_of
 
 Floats = NDArray[np.float64]
