@@ -413,6 +413,25 @@ def test_other_rewards_than_before_are_noticed(tmp_path, caplog):
     assert "Up to iteration 2 the rewards were letters, from now on quiet_length." in caplog.text
 
 
+@pytest.mark.parametrize("name", ["checkpoint-500", "checkpoint-best", "base", "metrics.jsonl"])
+def test_what_others_left_in_the_folder_is_not_overwritten(tmp_path, name):
+    """As of a run of GRPO with the same output_dir, or a model beside it."""
+    theirs = tmp_path / "run" / name
+    if name == "metrics.jsonl":
+        theirs.parent.mkdir()
+        theirs.write_text("theirs")
+    else:
+        theirs.mkdir(parents=True)
+        (theirs / "model.safetensors").write_text("theirs")
+    with pytest.raises(RunFolderError, match=f"run holds {name}, which a run would overwrite, and no journal"):
+        trainer(tmp_path, save_total_limit=1).train()
+    assert "theirs" in "".join(p.read_text() for p in (tmp_path / "run").rglob("*") if p.is_file())
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    theirs.rename(tmp_path / "away")
+    trainer(tmp_path, max_steps=1).train()
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
 def test_only_a_full_disk_wants_room(tmp_path):
     t = trainer(tmp_path)
     (tmp_path / "file").write_text("x")
@@ -444,7 +463,8 @@ def test_several_rewards_weights_and_none(tmp_path):
 
     t = trainer(tmp_path, reward_funcs=[letters, sometimes], reward_weights=[2.0, 0.5], max_steps=1)
     with t._scorer(evaluation=True) as scorer:
-        rollouts, metrics = t._evaluate_center(scorer)
+        state = t.events.trainer_state()
+        rollouts, metrics = t.center.rewarded(scorer, t.schedule.final_weights, state, t.progress.rows)
     letters_P, sometimes_P = rollouts.rewards_F_M_P_G[:, 0, :, 0]
     assert list(sometimes_P == sometimes_P).count(True) == 2
     expected = [2 * a + (0.5 * b if b == b else 0) for a, b in zip(letters_P, sometimes_P, strict=True)]

@@ -57,8 +57,8 @@ class RunFolder:
         return journal.exists() and journal.read_bytes().count(b"\n") > 1
 
     def check(self, resume: bool) -> None:
-        """Raise RunFolderError when it holds another run (without `resume`) or none (with it), when another process has
-        locked it, or when it is no folder and cannot become one. Writes nothing.
+        """Raise RunFolderError when it holds another run (without `resume`) or none (with it), or what a run would
+        overwrite; when another process has locked it, or when it is no folder and cannot become one. Writes nothing.
         """
         self._check_place()
         if self._lock is None and (self.path / LOCK).exists():
@@ -71,6 +71,16 @@ class RunFolder:
                 f"{self.given} holds another run. Continue it with --resume (in Python: "
                 "train(resume_from_checkpoint=True)), or give another output_dir; nothing in it was changed."
             )
+        if not self.has_journal and (there := self._in_the_way()):
+            raise RunFolderError(
+                f"{self.given} holds {', '.join(there[:3])}, which a run would overwrite, and no {JOURNAL}: this is of "
+                "another program, or of a run whose journal is gone. Give another output_dir, or move them away."
+            )
+
+    def _in_the_way(self) -> list[str]:
+        """Files and folders in the places of those that a run writes and removes."""
+        names = [METRICS, self.base.name, f"checkpoint-{BEST}"]
+        return [name for name in names if (self.path / name).exists()] + [p.name for p in self.checkpoints()]
 
     def _check_place(self) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def _append(path: Path, text: str, new: bool = False) -> None:
             f.flush()
             os.fsync(f.fileno())
     except OSError as e:
-        if path.exists():
+        with suppress(OSError):  # what could not be written to at all is as it was
             os.truncate(path, size)
         raise SaveError(
             f"cannot write {path}: {e.strerror or e}. The iterations before are safe: fix that, then use --resume."
