@@ -118,6 +118,23 @@ def test_a_keyboard_interrupt_of_a_scoring_process_is_not_the_users():
         scorer.gather([scorer.submit(batch("a"))])
 
 
+class MuteError(Exception):
+    def __str__(self):
+        raise ValueError
+
+    __repr__ = __str__
+
+
+def test_what_cannot_say_what_it_is():
+    def raises(completions, **kwargs):
+        raise MuteError
+
+    with pytest.raises(RewardError, match=r"raised MuteError: \(it fails to say what\)"):
+        call(Reward(raises), batch("a"))
+    with pytest.raises(RewardError, match=r"returned <.*MuteError object at .*a reward must be a finite number"):
+        call(returns([MuteError()]), batch("a"))
+
+
 def test_causes_and_groups_are_shown():
     def chained(completions, **kwargs):
         try:

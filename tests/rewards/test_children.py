@@ -165,3 +165,16 @@ def test_nor_when_the_run_is_killed(tmp_path):
     run.kill()
     run.communicate()
     assert all(ends(int(pid)) for pid in (tmp_path / "left").read_text().split())
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork", None])
+def test_functions_may_start_processes_by_every_method(method):
+    """Those that were spawned did not know loky's method, and were started again without end."""
+
+    def pooled(completions, **kwargs):
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            return pool.map(len, completions)
+
+    with Scorer([Reward(pooled)], workers=1, timeout=60) as scorer:
+        scores = scorer.gather([scorer.submit(Batch(["q"], ["ab"], [[1]], {}))])
+    assert scores[0][0].rewards == [2]

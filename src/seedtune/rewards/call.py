@@ -18,7 +18,7 @@ from .builtin import innermost
 from .function import Reward
 from .metric_names import check_column, check_metric
 from .returned import NotRewards, number, rewards_of, shown
-from .trace import trace
+from .trace import text_of_error, trace
 from .trainer_state import TrainerState
 
 #: Files whose frames are not the user's.
@@ -170,7 +170,7 @@ class _Call:
     def _error(self, error: BaseException) -> RewardError:
         """For a function that raised: it is called again per row, to show the completion that it fails on."""
         return RewardError(
-            f"reward function {self.reward.name!r} raised {type(error).__name__}: {error}\n"
+            f"reward function {self.reward.name!r} raised {type(error).__name__}: {text_of_error(error)}\n"
             f"{_where(self.batch, self._culprit())}\n{trace(error, _OURS)}\n"
             "Rewards are never silently zeroed: fix the function, or return None for completions it cannot score."
         )

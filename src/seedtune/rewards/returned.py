@@ -66,5 +66,8 @@ def number(value: Any) -> float:
 
 def shown(value: Any, limit: int = 300) -> str:
     """Its repr, shortened."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # of whatever kind of object the user has
+        text = object.__repr__(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

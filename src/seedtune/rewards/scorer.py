@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from collections.abc import Sequence
@@ -134,6 +135,7 @@ def serve_the_run(run: int) -> None:
     """In the worker. Ctrl-C reaches every process of a terminal, and a scheduler's SIGTERM every process of a job; the
     run handles them, and needs its workers until it ends. What reward functions start is none of that.
     """
+    multiprocessing.set_start_method(None, force=True)  # loky's own, which processes that they start do not know
     processes.lead_session()
     signals.reset()
     signals.outlive()

@@ -18,3 +18,11 @@ def trace(error: BaseException, hidden: Collection[str]) -> str:
         one.stack = traceback.StackSummary.from_list([f for f in one.stack or () if f.filename not in hidden])
         errors += [e for e in (one.__cause__, one.__context__, *(one.exceptions or ())) if e is not None]
     return "".join(whole.format()).rstrip("\n")
+
+
+def text_of_error(error: BaseException) -> str:
+    """What it says of itself, where it can."""
+    try:
+        return str(error)
+    except Exception:
+        return "(it fails to say what)"
