@@ -39,7 +39,7 @@ def _complete(action: argparse.Action, files: object) -> None:
     if setting and setting.metadata["choices"]:
         action.choices = setting.metadata["choices"]
     elif action.metavar in _FILES:
-        action.complete = files  # type: ignore[attr-defined]
+        action.complete = files  # type: ignore[attr-defined]  # which shtab reads
 
 
 _FILES = ("FILE", "DIR", "FOLDER", "RUN", "MODEL", "BASE", "PATCH", "JOURNAL", "A", "B", "TEXT")

@@ -119,8 +119,8 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         if not isinstance(action, argparse._SubParsersAction):
             super().add_argument(action)
 
-    def _format_usage(self, *args: object) -> str:
-        text = super()._format_usage(*args)  # type: ignore[arg-type]
+    def _format_usage(self, *args: Any) -> str:
+        text = super()._format_usage(*args)
         return text if text.count("\n") < 6 else text.split("[")[0].rstrip() + " [--config FILE] [--KEY VALUE ...]\n\n"
 
 

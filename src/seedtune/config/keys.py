@@ -56,7 +56,7 @@ def checks_keys(cls: type[C]) -> type[C]:
         check_keys(type(self), kwargs)
         made(self, *args, **kwargs)
 
-    cls.__init__, cls.__setattr__ = init, refuse  # type: ignore[method-assign]
+    cls.__init__, cls.__setattr__ = init, refuse  # type: ignore[method-assign]  # on purpose
     return cls
 
 
@@ -75,7 +75,7 @@ def checks_arguments(settings: type[Any]) -> Callable[[F], F]:
                 raise ConfigError(_told({key: own.get(key) or _reason(key, names) for key in strange}, "argument", ""))
             return function(*args, **kwargs)
 
-        return checked  # type: ignore[return-value]
+        return checked  # type: ignore[return-value]  # its signature is the function's
 
     return decorate
 

@@ -41,7 +41,7 @@ def load(name: AnyPath, split: str = "train", config: str | None = None) -> Rows
     import datasets
 
     with _refusing(name, split, "there is no such local file or folder, and the Hub"):
-        return datasets.load_dataset(name, config, split=split)  # type: ignore[no-any-return]
+        return datasets.load_dataset(name, config, split=split)
 
 
 def names_a_file(split: str) -> bool:
@@ -58,7 +58,7 @@ def with_prompt(rows: Rows, column: str | None, what: str) -> Rows:
         why = "it has a column 'prompt' already" if "prompt" in columns else f"it has: {', '.join(columns)}"
         raise DataError(f"dataset_prompt_column: {column} cannot become the prompt of {what}: {why}.")
     if hasattr(rows, "rename_column"):
-        return rows.rename_column(column, "prompt")  # type: ignore[no-any-return]
+        return rows.rename_column(column, "prompt")
     return [{"prompt" if key == column else key: value for key, value in row.items()} for row in rows]
 
 
@@ -116,7 +116,7 @@ def _folder(path: Path, split: str, config: str | None) -> Rows:
         reader = _TEXT_READERS.get(builder.name)
         if reader and all(file.is_file() for of_split in paths.values() for file in of_split):
             return _pick({name: reader(of_split) for name, of_split in paths.items()}, split, str(path))
-        return datasets.load_dataset(str(path), config, split=split)  # type: ignore[no-any-return]
+        return datasets.load_dataset(str(path), config, split=split)
 
 
 #: Formats that `datasets` would guess types in, or call otherwise: their names there, and who reads them.
@@ -138,7 +138,7 @@ def _pick(splits: Mapping[str, Rows], split: str, where: str) -> Rows:
         raise DataError(f"{where} has no split {split!r}; it has: {', '.join(splits)}. ({e})") from None
     ranges = [(splits[part.splitname], range(sizes[part.splitname])[part.from_ : part.to]) for part in parts]
     if all(hasattr(rows, "select") for rows, _ in ranges):
-        return datasets.concatenate_datasets([rows.select(chosen) for rows, chosen in ranges])  # type: ignore[no-any-return, attr-defined]
+        return datasets.concatenate_datasets([rows.select(chosen) for rows, chosen in ranges])  # type: ignore[attr-defined]  # of datasets
     return [rows[n] for rows, chosen in ranges for n in chosen]
 
 

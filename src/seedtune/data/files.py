@@ -253,8 +253,8 @@ def _is_decimal(cell: str) -> bool:
 def _table(path: Path, kind: str) -> Rows:
     """A Parquet or Arrow file."""
     import datasets
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
+    import pyarrow.parquet
 
     try:
         source: Any = str(path) if path.suffix.lower() == kind else pyarrow.BufferReader(_bytes(path))
@@ -266,10 +266,10 @@ def _table(path: Path, kind: str) -> Rows:
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise DataError(f"{path} has two columns called {twice!r}: rename one of them.")
         if kind != ".parquet":
-            return datasets.Dataset(table)  # type: ignore[no-any-return]
+            return datasets.Dataset(table)
         if isinstance(source, str):
-            return datasets.Dataset.from_parquet(source)  # type: ignore[no-any-return]
-        return datasets.Dataset(pyarrow.parquet.read_table(source))  # type: ignore[no-any-return]
+            return datasets.Dataset.from_parquet(source)
+        return datasets.Dataset(pyarrow.parquet.read_table(source))
     except DataError:
         raise
     except Exception as e:

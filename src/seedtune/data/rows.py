@@ -105,7 +105,7 @@ def _from_datasets(data: Any, what: str) -> Any:
 def _from_pandas(data: Any, what: str) -> list[Any]:
     """Rows of a DataFrame, with None for what is missing."""
     _check_names(data.columns, what)
-    return data.astype(object).where(data.notna(), None).to_dict("records")  # type: ignore[no-any-return]
+    return data.astype(object).where(data.notna(), None).to_dict("records")
 
 
 def _check_names(names: Iterable[Any], what: str) -> None:

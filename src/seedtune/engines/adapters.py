@@ -112,7 +112,7 @@ def merge(model: Any) -> PreTrainedModel:
             "give the base model, or an adapter with merge_and_unload (LoRA, for one)."
         )
     try:
-        merged = model.merge_and_unload()
+        merged: PreTrainedModel = model.merge_and_unload()
     except Exception as e:
         raise ModelError(f"PEFT cannot merge the adapter ({kinds}) into its model: {type(e).__name__}: {e}") from e
     log.warning(
@@ -121,7 +121,7 @@ def merge(model: Any) -> PreTrainedModel:
     )
     for parameter in merged.parameters():  # PEFT froze them, for the adapter's sake
         parameter.requires_grad_(parameter.is_floating_point())
-    return merged  # type: ignore[no-any-return]
+    return merged
 
 
 def _is_peft(model: Any) -> bool:

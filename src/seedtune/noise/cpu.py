@@ -82,7 +82,7 @@ def update(
             coefficients.astype(np.float32),
             spec.table(),
             np.uint32(parameter),
-            Step(*(np.float32(x) for x in step)),  # type: ignore[arg-type]
+            Step(*(np.float32(x) for x in step)),  # type: ignore[arg-type]  # as Numba takes them
             momentum,
             second_moment,
             anchor,

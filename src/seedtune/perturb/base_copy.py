@@ -56,7 +56,7 @@ class BaseCopy:
         assert self._file is not None
         tensor = torch.empty(place.shape, dtype=place.dtype)
         self._file.seek(place.offset)
-        if self._file.readinto(_bytes(tensor)) != tensor.nbytes:  # type: ignore[attr-defined]
+        if self._file.readinto(_bytes(tensor)) != tensor.nbytes:  # type: ignore[attr-defined]  # not in typing.IO
             raise OSError("the copy of the base model on disk is incomplete")
         return tensor
 

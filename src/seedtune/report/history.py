@@ -82,7 +82,8 @@ class History:
     @property
     def config(self) -> Mapping[str, Any]:
         """The settings that the weights depend on."""
-        return self.header["config"]  # type: ignore[no-any-return]
+        config: Mapping[str, Any] = self.header["config"]
+        return config
 
     @property
     def model(self) -> str:

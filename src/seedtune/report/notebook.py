@@ -87,6 +87,6 @@ class Notebook(Panel):
 
 
 def _plain(what: RenderableType) -> str:
-    console = Console(file=io.StringIO(), width=WIDTH, force_jupyter=False)
-    console.print(what)
-    return str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
+    text = io.StringIO()
+    Console(file=text, width=WIDTH, force_jupyter=False).print(what)
+    return text.getvalue().rstrip()

@@ -44,9 +44,10 @@ def resolve(source: str, kind: str = "reward") -> Callable[..., Any]:
                 "file.py:function or package.module.function."
             )
         module = _import_module(path, f"{kind} {source!r}")
-    if not callable(function := getattr(module, attribute, None)):
+    function: Callable[..., Any] | None = getattr(module, attribute, None)
+    if not callable(function):
         raise RewardError(f"{kind} {source!r}: {path} has no function {attribute!r}.")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _import_file(path: str, kind: str) -> Any:

@@ -27,7 +27,7 @@ def reads_outputs(function: F) -> F:
     * `logits`: what predicts each token of the completion (torch, [tokens, vocabulary]);
     * `hidden_states`: a tuple of tensors [tokens, hidden], of the embeddings and of every layer, at the same places.
     """
-    function.reads_outputs = True  # type: ignore[attr-defined]
+    function.reads_outputs = True  # type: ignore[attr-defined]  # a mark: functions take any
     return function
 
 

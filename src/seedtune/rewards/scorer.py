@@ -70,11 +70,11 @@ class Scorer:
                 self._workers, initializer=serve_the_run, initargs=(os.getpid(),), env=environment
             )
         try:
-            future = self._pool.submit(_score, self.functions.pickled, cloudpickle.dumps(batch))
+            future: Future[list[Scores]] = self._pool.submit(_score, self.functions.pickled, cloudpickle.dumps(batch))
         except BrokenProcessPool as e:
             raise self._died() from e
         self._started |= set(self._pool._processes)
-        return future  # type: ignore[no-any-return]
+        return future
 
     def gather(self, futures: Sequence[Future[list[Scores]]]) -> list[list[Scores]]:
         """Results in order. Raises RewardError when a function failed, or when nothing returned for `timeout` s."""

@@ -46,7 +46,8 @@ class Functions:
 def load(pickled: bytes) -> list[Reward]:
     """Unpickle, in the process that calls them; bytes must come from this run. Raises RewardError."""
     try:
-        return cloudpickle.loads(pickled)  # type: ignore[no-any-return]
+        rewards: list[Reward] = cloudpickle.loads(pickled)
+        return rewards
     except Exception as e:
         raise RewardError(
             f"the reward functions cannot be loaded in a scoring process: {type(e).__name__}: {e}. What they import "

@@ -89,13 +89,13 @@ class ToolPool:
             )
         pool = self._pools[key % self._count]
         try:
-            future = pool.submit(what, *args)
+            future: Future[Any] = pool.submit(what, *args)
         except BrokenProcessPool as e:
             failed: Future[Any] = Future()
             failed.set_exception(e)
             return failed
         self._started |= set(pool._processes)
-        return future  # type: ignore[no-any-return]
+        return future
 
     def close(self) -> None:
         """Kill the processes, and whatever they have left running."""

@@ -75,7 +75,8 @@ def _load(payload: Payload) -> Contents:
 
 @lru_cache(maxsize=2)
 def _unpickled(payload: bytes) -> Contents:
-    return cloudpickle.loads(payload)  # type: ignore[no-any-return]  # of this run
+    contents: Contents = cloudpickle.loads(payload)  # of this run
+    return contents
 
 
 def _key(payload: Payload, name: str | None) -> Any:

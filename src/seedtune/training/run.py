@@ -147,7 +147,7 @@ class Run:
 
     def _warn_of_other_rewards(self) -> None:
         """Functions are no settings in Python, and a resume may go on with others on purpose."""
-        last = next((line for line in reversed(self.history) if "reward" in line), {})
+        last = (self.iterations or [{}])[-1]
         means = [re.fullmatch(r"rewards/(.*)/mean", name) for name in last]
         before = [mean[1] for mean in means if mean]
         if before and before != self.rewards:

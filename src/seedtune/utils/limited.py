@@ -45,7 +45,8 @@ class LimitedProcess:
                 with suppress(BrokenProcessPool, TimeoutError):
                     made.submit(os.getpid).result(timeout=self.start)
             try:
-                return self._pools[here].submit(_within, self.alarm, function, args).result(timeout=self.limit)  # type: ignore[no-any-return]
+                found: T = self._pools[here].submit(_within, self.alarm, function, args).result(timeout=self.limit)
+                return found
             except (TimeoutError, BrokenProcessPool):
                 self._pools.pop(here).shutdown(wait=False, kill_workers=True)
                 return None

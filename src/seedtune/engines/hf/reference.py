@@ -54,7 +54,8 @@ def generate(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         out = _generate(model, prompts, pad, config, ends, own)
-    return out[:, max(map(len, prompts)) :].tolist()  # type: ignore[no-any-return]
+    tokens: list[list[int]] = out[:, max(map(len, prompts)) :].tolist()
+    return tokens
 
 
 def greedy_logits(
@@ -80,7 +81,7 @@ def _generate(
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     try:
         with torch.inference_mode(), _without_defaults(model):
-            return model.generate(  # type: ignore[operator]
+            return model.generate(  # type: ignore[operator]  # a method, which torch takes for a part of the model
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=config,
@@ -113,7 +114,7 @@ class _Choose(LogitsProcessor):
         rows = torch.arange(len(scores), device=scores.device)
         num_generated = torch.full_like(rows, input_ids.shape[1] - self._first)
         tokens = self.sampler(scores, rows, num_generated, input_ids)
-        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens[:, None], 0.0)  # type: ignore[return-value]
+        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens[:, None], 0.0)  # type: ignore[return-value]  # plain tensors are float
 
 
 @contextmanager

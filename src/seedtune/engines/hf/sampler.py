@@ -51,7 +51,7 @@ class Sampler:
             tokens = first_argmax(scores)
             self.sound &= scores.gather(-1, tokens[:, None]).isfinite().all()  # NaN counts as the greatest
         else:
-            tokens = self._sample(self._warp(rows, scores.float()), rows, num_generated)  # type: ignore[arg-type]
+            tokens = self._sample(self._warp(rows, scores.float()), rows, num_generated)  # type: ignore[arg-type]  # plain tensors
         if self.sampling.first_sampled_row is not None:
             sampled = (rows >= self.sampling.first_sampled_row).nonzero()[:, 0]
             tokens[sampled] = self._sample(logits[sampled].float(), rows[sampled], num_generated[sampled])

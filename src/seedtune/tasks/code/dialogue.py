@@ -183,9 +183,9 @@ class Remote:
         reply = Remote.ask(do=what, object=self._number, **given)
         if "value" not in reply:
             kind = getattr(builtins, str(reply.get("raised")), None)
-            known = isinstance(kind, type) and issubclass(kind, Exception) and kind is not AssertionError
-            error: type[Exception] = kind if known else CodeError  # type: ignore[assignment]
-            raise error(str(reply.get("said")))
+            if not (isinstance(kind, type) and issubclass(kind, Exception)) or kind is AssertionError:
+                kind = CodeError
+            raise kind(str(reply.get("said")))
         try:
             return decode(reply["value"], Remote)
         except (ValueError, TypeError, LookupError, RecursionError):

@@ -126,8 +126,9 @@ def _changes_tests(node: ast.AST) -> bool:
     if isinstance(node, ast.Name | ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
         inner = node.value if isinstance(node, ast.Subscript) else node
         return isinstance(inner, ast.Name) and inner.id == "TESTS"
-    changes = isinstance(node, ast.Attribute) and node.attr in ("clear", "pop", "remove", "append")
-    return changes and isinstance(node.value, ast.Name) and node.value.id == "TESTS"  # type: ignore[attr-defined]
+    if not isinstance(node, ast.Attribute) or node.attr not in ("clear", "pop", "remove", "append"):
+        return False
+    return isinstance(node.value, ast.Name) and node.value.id == "TESTS"
 
 
 def _knows(code: str, visible: Sequence[str]) -> bool:

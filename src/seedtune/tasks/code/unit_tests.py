@@ -30,7 +30,7 @@ U = TypeVar("U")
 
 def in_sandbox(function: F) -> F:
     """Mark a reward function that runs code: it is looked whether there is a sandbox before a run begins."""
-    function.runs_code = True  # type: ignore[attr-defined]
+    function.runs_code = True  # type: ignore[attr-defined]  # a mark: functions take any
     return function
 
 

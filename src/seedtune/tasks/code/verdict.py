@@ -153,10 +153,11 @@ def split(sources: str | Sequence[str]) -> Asserts:
     before, tests = list[str](), list[str]()
     for node in _parse(sources).body:
         before.append(ast.unparse(node))
-        is_function = isinstance(node, ast.FunctionDef) and node.name.startswith("test") and not ast.unparse(node.args)
-        if is_function:
-            before.append(f"{node.name}()")  # type: ignore[attr-defined]
-        if is_function or isinstance(node, ast.Assert):
+        called = isinstance(node, ast.FunctionDef) and not ast.unparse(node.args) and node.name
+        is_test = called and called.startswith("test")
+        if is_test:
+            before.append(f"{called}()")
+        if is_test or isinstance(node, ast.Assert):
             tests.append("\n".join(before))
             before = []
     if not tests:
