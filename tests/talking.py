@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 
-from tiny import tiny_tokenizer
-
 TEMPLATE = (
     "{% if tools %}<|system|>{% for t in tools %}{{ t.function.name }} {% endfor %}<|end|>{% endif %}"
     "{% for m in messages %}<|{{ 'user' if m.role == 'tool' else m.role }}|>{{ m.content or '' }}"
@@ -16,6 +14,8 @@ TEMPLATE = (
 
 def talking_tokenizer(name="add", arguments=("a", "b")):
     """What a turn's first tokens are, are the arguments of a call of this tool; every fourth turn calls nothing."""
+    from tiny import tiny_tokenizer  # not where only tools run
+
     tokenizer = copy.deepcopy(tiny_tokenizer())
 
     class Talking(type(tokenizer)):  # within a function: it is pickled with its code
