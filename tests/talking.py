@@ -1,4 +1,6 @@
-"""A tiny model that calls tools: what its tokenizer reads as calls is whatever it writes."""
+"""A tiny model that calls tools (what its tokenizer reads as calls is whatever it writes), and tools and rewards that
+other processes run: importing this takes no torch.
+"""
 
 from __future__ import annotations
 
@@ -48,3 +50,32 @@ def add(a: int, b: int = 0) -> int:
         b: the second
     """
     return a + b
+
+
+def results(completions, **_):
+    """The results of tools, added up."""
+    said = [[int(m["content"]) for m in c if m["role"] == "tool" and m["content"].isdigit()] for c in completions]
+    return [sum(numbers) / 1000 for numbers in said]
+
+
+class Seen:
+    """Draws a number; the model is told, and adds to it."""
+
+    def reset(self, wanted=0, **_):
+        import random
+
+        self.drawn, self.sum, self.wanted = random.randrange(100), 0, wanted
+        return f" {self.drawn}"
+
+    def add(self, a: int, b: int = 0) -> str:
+        """Add.
+
+        Args:
+            a: the first
+            b: the second
+        """
+        self.sum += a
+        return str(self.sum)
+
+    def get_reward(self):
+        return self.sum / 100 + self.drawn / 1000

@@ -14,39 +14,10 @@ from seedtune.errors import ConfigError, DataError, NotFiniteError, RewardError
 from seedtune.report.progress import Progress
 from seedtune.training.recipe import data_and_rewards, resolve
 from seedtune.utils.files import read_lines
-from talking import add, ask, talking_tokenizer
+from talking import Seen, add, ask, results, talking_tokenizer
 from tiny import tiny_llama, tiny_tokenizer
 
 ROWS = [{"prompt": ask(text), "wanted": n} for n, text in enumerate(("one", "two and", "three", "four is"))]
-
-
-def results(completions, **_):
-    """The results of tools, added up."""
-    said = [[int(m["content"]) for m in c if m["role"] == "tool" and m["content"].isdigit()] for c in completions]
-    return [sum(numbers) / 1000 for numbers in said]
-
-
-class Seen:
-    """Draws a number; the model is told, and adds to it."""
-
-    def reset(self, wanted=0, **_):
-        import random
-
-        self.drawn, self.sum, self.wanted = random.randrange(100), 0, wanted
-        return f" {self.drawn}"
-
-    def add(self, a: int, b: int = 0) -> str:
-        """Add.
-
-        Args:
-            a: the first
-            b: the second
-        """
-        self.sum += a
-        return str(self.sum)
-
-    def get_reward(self):
-        return self.sum / 100 + self.drawn / 1000
 
 
 def made(tmp_path, rows=ROWS, reward_funcs=results, tokenizer=None, model=None, **options):
