@@ -347,6 +347,7 @@ class ESTrainer:
     def _load_control(self) -> None:
         """Choose steps, and watch where they lead, as the run on disk did."""
         self.recovery = Recovery(self.run, self.best, self.steps, comparable=self.curriculum is None)
+        self.best.load()
         journal = self.run.journal
         if not journal.iterations:
             return
@@ -358,7 +359,6 @@ class ESTrainer:
         if self.curriculum:
             self.curriculum.load_state(control)
         self.recovery.load()
-        self.best.load()
 
     def _iterate(self, scorer: Scorer, evaluator: Scorer, interrupts: Interrupts) -> str:
         first = self.run.step
