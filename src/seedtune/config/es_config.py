@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -13,11 +12,12 @@ from typing import Any, ClassVar
 from ..errors import ConfigError
 from ..es.aggregate import AGGREGATES
 from ..es.schedule import SCHEDULES
-from ..es.shaping import SHAPINGS, WITHIN_PROMPTS
+from ..es.shaping import SHAPINGS
 from ..es.update import OPTIMIZERS
+from .checks import check_together
 from .keys import check_inner_keys, checks_keys
-from .reward_stages import check_stages, stages_of
-from .values import coerce, one_of, parse_rule
+from .reward_stages import stages_of
+from .values import coerce, one_of
 
 #: What transformers reports to, by its names.
 REPORTERS = (
@@ -315,7 +315,9 @@ class ESConfig:
             self._take_over(name, settings)
         object.__setattr__(self, "output_dir", os.path.expanduser(self.output_dir))
         self._check_each(self._check_range)
-        self._check_together()
+        for name in self.reporters:
+            one_of("report_to", name, ["all", *REPORTERS])
+        check_together(self)
         if self.uses_lora_adapters and self.scope == "all":
             object.__setattr__(self, "scope", "linear")  # what vLLM's adapters can carry
 
@@ -402,142 +404,6 @@ class ESConfig:
             raise ConfigError(f"{f.name} must be between {low} and {high}, got {value}.")
         if value is not None and low is not None and value < low:
             raise ConfigError(f"{f.name} must be at least {low}, got {value}.")
-
-    def _check_together(self) -> None:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise ConfigError(f"device is auto, cpu, cuda or cuda:N, got {self.device!r}.")
-        for name in self.reporters:
-            one_of("report_to", name, ["all", *REPORTERS])
-        if not isinstance(self.sigma, str) and self.sigma <= 0:
-            raise ConfigError(
-                f"sigma must be greater than 0, got {self.sigma:g}: with no noise all members are the same model. "
-                "The paper uses 0.001."
-            )
-        if self.population_size < 2:
-            raise ConfigError(
-                f"population_size must be at least 2, got {self.population_size}: fitness compares members. "
-                "The paper uses 30."
-            )
-        if self.perturbation == "lowrank" and self.restore == "subtract":
-            raise ConfigError("restore: subtract is for perturbation: full; low-rank members never change the weights.")
-        if self.perturbation == "full" and (self.lowrank_embeddings or self.lowrank_vectors):
-            which = "lowrank_embeddings" if self.lowrank_embeddings else "lowrank_vectors"
-            raise ConfigError(f"{which} is for perturbation: lowrank; with full, whatever is in scope moves.")
-        if self.restore == "subtract" and self.master_dtype != "float32":
-            raise ConfigError("restore: subtract keeps no master copy, so there is no master_dtype to choose.")
-        if self.fleet == "ray" and self.restore != "exact":
-            raise ConfigError("fleet: ray needs restore: exact: replicas that drift apart would not hold one center.")
-        theirs = [n for n in VLLM_DEFAULTS if getattr(self, n) != VLLM_DEFAULTS[n]]
-        if self.engine != "vllm" and theirs:
-            raise ConfigError(f"{', '.join(theirs)}: for engine: vllm only.")
-        if self.engine == "vllm" and ":" in self.device:
-            raise ConfigError(
-                f"engine: vllm takes the first GPU that it sees, not device: {self.device}: set CUDA_VISIBLE_DEVICES."
-            )
-        if self.fleet == "ray" and self.replica_gpus < self.vllm_tensor_parallel_size > 1:
-            raise ConfigError(
-                f"a replica on {self.vllm_tensor_parallel_size} GPUs (vllm_tensor_parallel_size) needs as many: set "
-                f"replica_gpus: {self.vllm_tensor_parallel_size}, not {self.replica_gpus:g}."
-            )
-        if self.engine == "vllm" and self.attn_implementation:
-            raise ConfigError("attn_implementation is for engine: hf; vLLM chooses its own: leave it out.")
-        if self.engine == "vllm" and (self.restore != "exact" or self.lowrank_vectors or self.lowrank_embeddings):
-            raise ConfigError(
-                "engine: vllm has neither restore: subtract nor lowrank_vectors nor lowrank_embeddings: use engine: hf."
-            )
-        if self.antithetic and self.population_size % 2:
-            raise ConfigError(f"antithetic members come in pairs: population_size {self.population_size} is odd.")
-        if self.fitness_shaping == "pairs" and not self.antithetic:
-            raise ConfigError(
-                "fitness_shaping: pairs compares the two members of a mirrored pair: set antithetic: true."
-            )
-        if self.prompts_per_member and self.fitness_shaping not in WITHIN_PROMPTS:
-            raise ConfigError(
-                f"with prompts_per_member, members answer different prompts, and fitness_shaping: "
-                f"{self.fitness_shaping} compares their means, easy prompts with hard ones: set "
-                f"one of {', '.join(WITHIN_PROMPTS)}."
-            )
-        if self.prompts_per_member and self.prompts_per_member > (self.prompts_per_step or self.prompts_per_member):
-            raise ConfigError(
-                f"prompts_per_member is {self.prompts_per_member}, but an iteration has {self.prompts_per_step} "
-                "(prompts_per_step): lower the first, or raise the second."
-            )
-        answers = self.population_size * (self.prompts_per_member or 0)
-        if self.prompts_per_member and answers < 2 * (self.prompts_per_step or 0):
-            raise ConfigError(
-                f"{self.population_size} members with {self.prompts_per_member} prompts each (prompts_per_member) give "
-                f"two answers, which comparing takes, to {answers // 2} prompts; prompts_per_step is "
-                f"{self.prompts_per_step}: lower it, or leave it out."
-            )
-        if self.num_warmup_steps and self.lr_scheduler_type == "constant":
-            raise ConfigError(
-                "warmup_steps and warmup_ratio: with lr_scheduler_type: constant there is no warm-up; set "
-                "constant_with_warmup, linear or cosine."
-            )
-        if self.learning_rate == "auto":
-            if 1 in (self.prompts_per_member, self.prompts_per_step):
-                raise ConfigError(
-                    "learning_rate: auto measures how reliable rewards are by comparing a member's prompts, so each "
-                    "needs two: set prompts_per_member (or prompts_per_step) to 2, or give a number as learning_rate."
-                )
-            if self.optimizer != "sgd":
-                raise ConfigError(
-                    f"learning_rate: auto knows how far a step of optimizer: sgd moves the model, not one of "
-                    f"{self.optimizer}: use sgd, or give a number as learning_rate."
-                )
-        self._check_samples()
-        if self.weight_decay and self.anchor_decay:
-            raise ConfigError("weight_decay pulls toward zero, anchor_decay toward the base model: set one of them.")
-        if not 0 <= self.seed < 2**64:
-            raise ConfigError(f"seed is an integer of 64 bits, 0 <= seed < 2**64, got {self.seed}.")
-        if self.repetition_penalty <= 0:
-            raise ConfigError(f"repetition_penalty must be greater than 0 (1: off), got {self.repetition_penalty:g}.")
-        for f in dataclasses.fields(self):
-            if str(f.type).startswith("dict"):
-                self._check_written(f.name)
-        if not self.output_dir:
-            raise ConfigError("output_dir is empty: name the folder of the run.")
-        if "" in self.stop_strings:
-            raise ConfigError("stop_strings: an empty text would end every completion at once: leave it out.")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p is a probability, 0 < top_p <= 1, got {self.top_p}.")
-        for rule in self.stop_at:
-            parse_rule(rule)
-        check_stages(self.reward_weights)
-
-    def _check_written(self, name: str) -> None:
-        """Raises ConfigError for a mapping that the journal and config.resolved.yaml cannot hold."""
-        try:
-            json.dumps(getattr(self, name), allow_nan=False)
-        except (TypeError, ValueError, RecursionError):
-            advice = " In Python, give functools.partial(function, ...) as the reward function."
-            raise ConfigError(
-                f"{name} is written into the run's folder: texts, numbers, lists and mappings; got "
-                f"{getattr(self, name)!r}.{advice if name == 'reward_args' else ''}"
-            ) from None
-
-    def _check_samples(self) -> None:
-        if self.num_generations > 1 and self.temperature == 0:
-            raise ConfigError(
-                f"num_generations is {self.num_generations}, and at temperature 0 a member completes a prompt the same "
-                "way every time: set temperature (1 is the model's own distribution), or num_generations: 1."
-            )
-        if self.aggregate != "mean" and self.num_generations == 1:
-            raise ConfigError(
-                f"aggregate: {self.aggregate} makes one reward of several completions per member and prompt, and "
-                "num_generations is 1: set it to 2 or more, with a temperature, or leave aggregate out."
-            )
-        if (self.aggregate == "pass_at_k") != (self.aggregate_k is not None):
-            raise ConfigError(
-                "aggregate: pass_at_k needs its k: set aggregate_k, from 1 to num_generations."
-                if self.aggregate_k is None
-                else f"aggregate_k is for aggregate: pass_at_k, not for aggregate: {self.aggregate}: leave it out."
-            )
-        if (self.aggregate_k or 0) > self.num_generations:
-            raise ConfigError(
-                f"aggregate_k is {self.aggregate_k}: the best of so many cannot be told from {self.num_generations} "
-                "completions (num_generations): lower the first, or raise the second."
-            )
 
     @property
     def reporters(self) -> list[str]:
