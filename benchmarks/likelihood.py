@@ -48,6 +48,8 @@ from seedtune.perturb.perturbation import PerturbationSpec
 ROOT = Path(__file__).parents[1]
 TRAIN, TEST = ROOT / "recipes" / "opposites_train.jsonl", ROOT / "recipes" / "opposites_test.jsonl"
 PROMPT_TOKENS, TOKENS = 24, 32
+#: Of the recipe, about: a run is told how many iterations it has, as steps depend on that.
+SECONDS_PER_ITERATION = 3.2
 
 
 def throughput(rounds: int) -> dict[str, float]:
@@ -95,7 +97,7 @@ def run(iterations: int) -> dict[str, float]:
         trainer.train()
         seconds = time.perf_counter() - began
         losses = [line["eval/completions/loss"] for line in trainer.run.evaluations]
-    return {"iterations": iterations, "seconds": seconds, "loss_before": losses[0], "loss_best": min(losses),
+    return {"iterations": trainer.run.step, "seconds": seconds, "loss_before": losses[0], "loss_best": min(losses),
             "loss_after": losses[-1]}  # fmt: skip
 
 
@@ -209,7 +211,7 @@ def sft_arm(folder: str, seconds: float) -> None:
 
 
 def es_arm(folder: str, seconds: float) -> None:
-    args = auto({"seed": 1}, f"{folder}/run", 100_000)
+    args = auto({"seed": 1}, f"{folder}/run", max(1, round(seconds / SECONDS_PER_ITERATION)))
     trainer = ESTrainer(loading.EMBEDDED, "log_likelihood", args, load(TRAIN), callbacks=StopAfter(seconds))
     trainer.train()
     trainer.save_model(f"{folder}/model")

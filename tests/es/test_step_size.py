@@ -10,7 +10,7 @@ import torch
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from seedtune.es import schedule
-from seedtune.es.step_size import D0, FIRST_BUDGET, LEAST_BUDGET, StepSize, step_kl
+from seedtune.es.step_size import D0, FIRST_BUDGET, LEAST_BUDGET, StepSize, most_of_a_step, step_kl
 
 C = np.array([0.1, -0.2, 0.2], np.float32)  # squares: 0.09
 
@@ -23,6 +23,16 @@ def test_a_step_is_as_long_as_its_kl_allows():
     assert alpha == pytest.approx(math.sqrt(allowed / (2000 * 0.09)))
     assert step_kl(C, alpha, 2000.0) == pytest.approx(allowed)
     assert StepSize(2000.0, ratio=4.0).learning_rate(C, 30, 0.3) == pytest.approx(alpha / 2)
+
+
+def test_the_steps_of_a_run_share_a_budget():
+    alpha = StepSize(2000.0).learning_rate(C, 30, 0.3, most_of_a_step(100))
+    assert step_kl(C, alpha, 2000.0) == pytest.approx(0.4 / 100)
+    assert most_of_a_step(10**6) == 0.001
+    unlimited = StepSize(2000.0).learning_rate(C, 30, 0.3)
+    assert StepSize(2000.0).learning_rate(C, 30, 0.3, most_of_a_step(1)) == unlimited
+    near = StepSize(2000.0, room=0.25).learning_rate(C, 30, 0.3, most_of_a_step(100))
+    assert near == pytest.approx(alpha / 2)
 
 
 @pytest.mark.parametrize(("coefficients", "reliability"), [(np.zeros(3, np.float32), 0.5), (C, -0.1), (C, math.nan)])

@@ -11,8 +11,10 @@ import torch
 from runs import Notes, journal_of, trainer
 from seedtune.engines.hf.logprobs import distributions
 from seedtune.errors import ConfigError
-from seedtune.es.population import Member
+from seedtune.es.population import CENTER, Member
+from seedtune.evaluation.perplexity import passages
 from seedtune.training import calibration
+from seedtune.training.step_control import StepMeter
 from tiny import tiny_gpt2, tiny_llama
 from tiny_engine import GREEDY, WORDS, engine
 
@@ -43,6 +45,36 @@ def test_divergence_is_kl_from_the_center_and_grows_like_sigma_squared(rank):
     e.set_sigma(0.0)
     assert e.divergence(members, prompts, texts) == pytest.approx(0, abs=1e-6)
     assert e.generate(prompts, GREEDY, 0) == texts
+
+
+def test_the_larger_of_both_kinds_of_text_counts(monkeypatch):
+    e = engine(rank=1, scope="linear")
+    prompts = e.encode(WORDS, 12)
+    written, ordinary = calibration.probes(e, prompts, 12)
+    whole = e.encode(passages()[: len(ordinary[0])], 0, truncate=True)
+    assert [p.ids for p in ordinary[0]] == [text.ids[:1] for text in whole]
+    assert all(0 < len(c.ids) <= 32 for c in ordinary[1])
+    of = {id(written[1]): 0.1, id(ordinary[1]): 0.3}
+    monkeypatch.setattr(e, "divergence", lambda members, prompts, completions: of[id(completions)])
+    assert calibration._measure(e, [written, ordinary])(0.01) == 0.3
+    of |= {id(written[1]): 0.5}
+    assert calibration._measure(e, [written, ordinary])(0.01) == 0.5
+    of |= {id(ordinary[1]): float("nan")}
+    assert np.isnan(calibration._measure(e, [written, ordinary])(0.01))
+
+
+def test_a_step_that_moves_ordinary_text_only_is_seen():
+    e = engine(rank=1, scope="linear")
+    texts = calibration.probes(e, e.encode(WORDS, 12), 12)
+    meter = StepMeter(e, texts)
+    e.update([Member(1, 0, 0, 1)], np.ones(1, np.float32), 0.01)
+    step, _ = meter.measure()
+    kls = []
+    for each, before in zip(texts, meter.first, strict=True):
+        now = e.distributions(CENTER, *each)
+        kls.append(float(((now - before) * now.exp()).sum(-1).mean()))
+    assert step == pytest.approx(max(kls))
+    assert min(kls) < max(kls)
 
 
 def test_sigma_is_read_off_between_the_points():

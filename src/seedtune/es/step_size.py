@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 D0 = 50.0
 #: Nats per token that a step with a certain direction may take at first, and the least that this falls to.
 FIRST_BUDGET, LEAST_BUDGET = 0.5, 0.05
+#: Nats per token that the steps of a run may take together: most of a step is noise, which gains nothing and which no
+#: later step takes back, so that it adds up. And the least that each may take, however many there are.
+RUN_BUDGET, LEAST_STEP = 0.4, 0.001
 #: How far measured KL may correct the predicted one.
 _LEAST_RATIO, _LARGEST_RATIO = 0.25, 16.0
 
@@ -27,6 +30,11 @@ def step_kl(coefficients_K: NDArray[np.float32], learning_rate: float, curvature
     squared.
     """
     return curvature * learning_rate**2 * _sum_of_squares(coefficients_K)
+
+
+def most_of_a_step(max_steps: int) -> float:
+    """KL per token that each of so many steps may take."""
+    return max(RUN_BUDGET / max_steps, LEAST_STEP)
 
 
 def _sum_of_squares(coefficients_K: NDArray[np.float32]) -> float:
@@ -46,10 +54,14 @@ class StepSize:
     ratio: float = 1.0
     room: float = 1.0
 
-    def learning_rate(self, coefficients_K: NDArray[np.float32], units: int, reliability: float) -> float:
-        """alpha, such that the step's KL is K M r / (M r + D0) times the room left; 0 where nothing differed."""
+    def learning_rate(
+        self, coefficients_K: NDArray[np.float32], units: int, reliability: float, most: float = math.inf
+    ) -> float:
+        """alpha, such that the step's KL is K M r / (M r + D0) times the room left, or the `most` it may be; 0 where
+        nothing differed.
+        """
         squares = _sum_of_squares(coefficients_K)
-        allowed = self.budget * self.room * self._share(units, reliability)
+        allowed = min(self.budget * self._share(units, reliability), most) * self.room
         return math.sqrt(allowed / (self.curvature * self.ratio * squares)) if squares else 0.0
 
     def after(

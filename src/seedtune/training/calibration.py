@@ -1,18 +1,24 @@
-"""How far noise moves members' behavior: KL(member || center), the mean over the tokens of the center's own greedy
-completions, is how differently a member would write. It grows about like sigma squared. `sigma: auto` is where it
-reaches `TARGET`.
+"""How far noise moves members' behavior: KL(member || center) per token, the mean over the center's own greedy
+completions, is how differently a member would write them; the mean over ordinary passages, how differently it would
+write anything else. The larger of the two counts: a task whose answers are a few tokens that hardly anything changes
+would else take noise that breaks the model everywhere else. It grows about like sigma squared. `sigma: auto` is where
+it reaches `TARGET`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..engines.base import Completion, Engine, Prompt, Sampling
 from ..errors import ConfigError
 from ..es.population import CENTER, Population
+from ..evaluation.perplexity import passages
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +43,19 @@ class Calibration:
     follows: bool = True
 
 
-def center_texts(
-    engine: Engine, prompts: Sequence[Prompt], max_completion_length: int
-) -> tuple[list[Prompt], list[Completion]]:
+#: Prompts, and a text behind each.
+Texts = tuple[list[Prompt], list[Completion]]
+
+
+def probes(engine: Engine, prompts: Sequence[Prompt], max_completion_length: int) -> list[Texts]:
+    """What KL is measured on: the center's completions of a few prompts, and ordinary passages. Empty where the center
+    writes nothing: then there is nothing to train, either.
+    """
+    written = center_texts(engine, prompts, max_completion_length)
+    return [written, _passages(engine)] if any(c.ids for c in written[1]) else []
+
+
+def center_texts(engine: Engine, prompts: Sequence[Prompt], max_completion_length: int) -> Texts:
     """A few prompts and the beginnings of the center's greedy completions, or of those that are given."""
     first = list(prompts[:_PROMPTS])
     if first[0].given:
@@ -49,22 +65,28 @@ def center_texts(
     return first, engine.generate(first, Sampling(min(_TOKENS, max_completion_length)), 0)
 
 
+def _passages(engine: Engine) -> Texts:
+    """The beginnings of passages behind their first tokens."""
+    texts = engine.encode(passages()[:_PROMPTS], 0, truncate=True)
+    rest = [Completion(text.ids[1 : 1 + _TOKENS], "", truncated=True) for text in texts]
+    return [dataclasses.replace(text, ids=text.ids[:1]) for text in texts], rest
+
+
 def member_kl(engine: Engine, prompts: Sequence[Prompt], max_completion_length: int, sigma: float) -> float:
     """KL per token of members at a sigma from the center: members of iteration 0, which training never uses."""
-    first, completions = center_texts(engine, prompts, max_completion_length)
-    return _measure(engine, first, completions)(sigma)
+    return _measure(engine, probes(engine, prompts, max_completion_length))(sigma)
 
 
-def _measure(engine: Engine, prompts: list[Prompt], completions: list[Completion]) -> Callable[[float], float]:
+def _measure(engine: Engine, texts: Sequence[Texts]) -> Callable[[float], float]:
     members = Population(_MEMBERS, antithetic=True).ask(0)
 
     def at(sigma: float) -> float:
         engine.set_sigma(sigma)
-        divergence = engine.divergence(members, prompts, completions)
+        divergence = float(np.max([engine.divergence(members, *each) for each in texts]))  # NaN if one is
         engine.restore()
         return divergence
 
-    return at if any(c.ids for c in completions) else lambda _: math.nan
+    return at if texts else lambda _: math.nan
 
 
 def calibrate(
@@ -72,7 +94,7 @@ def calibrate(
 ) -> Calibration:
     """Find sigma; `on_stage` hears what goes on. Raises ConfigError when no sigma will do."""
     on_stage("sigma: auto: measuring how far noise moves what the model writes.")
-    at = _measure(engine, *center_texts(engine, prompts, max_completion_length))
+    at = _measure(engine, probes(engine, prompts, max_completion_length))
     found: dict[float, float] = {}
 
     def measure(sigma: float) -> float:

@@ -10,19 +10,20 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..config.es_config import ESConfig
-from ..engines.base import Completion, Engine, Prompt
+from ..engines.base import Engine, Prompt
 from ..engines.hf.engine import HFEngine, kl
 from ..es import reliability
 from ..es.population import CENTER, Member
 from ..es.reliability import Pooled
 from ..es.schedule import factor
 from ..es.shaping import Floats
-from ..es.step_size import StepSize, step_kl
+from ..es.step_size import StepSize, most_of_a_step, step_kl
 from ..es.update import directions
-from .calibration import TARGET, member_kl
+from .calibration import TARGET, Texts, member_kl
 
 log = logging.getLogger(__name__)
 
@@ -34,22 +35,29 @@ _COSTLY, _SMALLER = 2.0, 0.7
 
 class StepMeter:
     """Measures how far steps move the center: KL per token, teacher-forced on the center's completions of a few
-    prompts, by one forward pass per step. For engines in this process.
+    prompts and on ordinary passages, the larger of both, by a forward pass each. For engines in this process.
     """
 
-    def __init__(self, engine: HFEngine, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> None:
-        self.engine, self.prompts, self.completions = engine, prompts, completions
-        self._base = self._last = engine.distributions(CENTER, prompts, completions)
+    def __init__(self, engine: HFEngine, texts: Sequence[Texts]) -> None:
+        self.engine, self.texts = engine, texts
+        self.first = self._last = self._distributions()
 
     def measure(self) -> tuple[float, float]:
         """KL of the center from what it was at the last call, and from what it was at first."""
-        now, before = self.engine.distributions(CENTER, self.prompts, self.completions), self._last
+        now, before = self._distributions(), self._last
         self._last = now
-        return kl(now, before), kl(now, self._base)
+        return _largest_kl(now, before), _largest_kl(now, self.first)
 
     def skip(self) -> None:
         """The center was changed by something else than a step."""
-        self._last = self.engine.distributions(CENTER, self.prompts, self.completions)
+        self._last = self._distributions()
+
+    def _distributions(self) -> list[torch.Tensor]:
+        return [self.engine.distributions(CENTER, *each) for each in self.texts]
+
+
+def _largest_kl(of: list[torch.Tensor], from_: list[torch.Tensor]) -> float:
+    return float(np.max([kl(a, b) for a, b in zip(of, from_, strict=True)]))  # NaN if one is
 
 
 class StepControl:
@@ -84,7 +92,9 @@ class StepControl:
         if a.learning_rate != "auto":
             return a.alpha * scheduled
         self._reliability = self.pooled.with_prior(a.num_units)
-        return scheduled * self.size.learning_rate(self._coefficients_K, a.num_units, self._reliability)
+        return scheduled * self.size.learning_rate(
+            self._coefficients_K, a.num_units, self._reliability, most_of_a_step(a.max_steps)
+        )
 
     def after(self, learning_rate: float, rewards_M_P: Floats, *, prompts_vary: bool) -> dict[str, float]:
         """Metrics of the step, now that it is taken."""

@@ -51,7 +51,7 @@ from ..utils.signals import Interrupts
 from . import callbacks as hooks
 from . import factory
 from .best_center import BestCenter
-from .calibration import calibrate, center_texts, member_kl
+from .calibration import calibrate, member_kl, probes
 from .center_evaluation import CenterEvaluation
 from .events import Events
 from .facts import facts
@@ -332,8 +332,8 @@ class ESTrainer:
         if wanted and not meter:
             self._stage("Measuring how far noise moves the model.")
         if isinstance(self.engine, HFEngine) and wanted and not slow and not meter:
-            texts = center_texts(self.engine, self._first_prompts(), a.max_completion_length)
-            meter = StepMeter(self.engine, *texts) if any(c.ids for c in texts[1]) else None
+            texts = probes(self.engine, self._first_prompts(), a.max_completion_length)
+            meter = StepMeter(self.engine, texts) if texts else None
         if meter or a.learning_rate == "auto":
             kl_member = member_kl(self.engine, self._first_prompts(), a.max_completion_length, a.fixed_sigma)
             curvature = kl_member / a.fixed_sigma**2
