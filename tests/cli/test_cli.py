@@ -16,11 +16,12 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seedtune.cli.main import main
+from seedtune.cli.model_ref import own_settings
 from seedtune.compare.comparison import comparison
 from seedtune.config.run_config import RunConfig
 from seedtune.training.recipe import resolve
 from seedtune.utils.files import read_lines
-from tiny import save_tiny
+from tiny import save_tiny, tiny_tokenizer
 
 REWARD = "def short(completions, **kwargs):\n    return [-float(len(c)) for c in completions]\n"
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -154,6 +155,44 @@ def test_a_run_is_measured_on_what_it_was_trained_for(project, capsys):
     assert max(row["tokens"] for row in results[0]["completions"]) <= 8
     assert main(["eval", "out", "--task", "conciseness", "--samples", "0", "--json", "result.json"]) == 0
     assert "correct" in json.loads(Path("result.json").read_text())["model"]["metrics"]
+
+
+def test_samples_of_given_completions_are_refused(project, tiny_folder, capsys):
+    rows = [{"prompt": f"say {n}", "completion": "no"} for n in range(3)]
+    Path("given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["eval", str(tiny_folder), "--dataset_name", "given.jsonl", "--reward_funcs", "log_likelihood"]
+    for flags in (["--samples", "4"], ["--k", "1"], ["--success", "0"]):
+        assert main([*command, *flags]) == 2
+        assert f"{flags[0]}: the dataset's own completions are read, and none are drawn" in " ".join(
+            capsys.readouterr().err.split()
+        )
+    assert main([*command, "--json", "result.json"]) == 0
+    found = json.loads(Path("result.json").read_text())["model"]
+    assert found["metrics"]["loss"]["mean"] > 0
+    assert found["samples"] == []
+
+
+def test_a_run_with_tools_is_evaluated_with_them(project, tmp_path):
+    """A patch does not say which code is run."""
+    model = save_tiny(tmp_path / "chatml", context=1024)
+    tokenizer = tiny_tokenizer().__class__.from_pretrained(model)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer.save_pretrained(model)
+    Path("tool.py").write_text('def now() -> str:\n    """The time."""\n    return "noon"\n')
+    row = json.dumps({"prompt": [{"role": "user", "content": "When?"}]}) + "\n"
+    Path("chat.jsonl").write_text(row * 3)
+    flags = ["--model_name_or_path", str(model), "--dataset_name", "chat.jsonl", "--tools", "tool.py:now"]
+    assert main(["train", "--config", "run.yaml", *flags, "--max_steps", "1"]) == 0
+    assert "now" in own_settings("out", {})["tools"][0]
+    assert "tools" not in own_settings("out", {"task": "conciseness"})
+    assert main(["export", "out", "--patch", "p.seedtune"]) == 0
+    assert "tools" not in own_settings("p.seedtune", {})
+    assert main(["eval", "out", "--samples", "0", "--json", "result.json"]) == 0
+    rows = json.loads(Path("result.json").read_text())["model"]["completions"]
+    assert [row["messages"][0]["role"] for row in rows] == ["assistant"] * 3
 
 
 def test_a_base_model_that_moved_is_named(project, tiny_folder, capsys):

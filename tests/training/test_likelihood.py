@@ -131,11 +131,14 @@ def test_the_page_says_what_was_read(tmp_path):
 
 
 def test_an_evaluation_reads_what_is_given():
-    found = evaluate(engine(), EvalSpec(samples=3), ROWS, "log_likelihood")
+    found = evaluate(engine(), EvalSpec(), ROWS, "log_likelihood")
     losses = [loss_of(tiny_llama(), row["prompt"], row["completion"]) for row in ROWS]
     total = sum(loss for loss, _ in losses) / sum(count for _, count in losses)
     assert found.estimates["loss"].mean == pytest.approx(total, rel=1e-5)
     assert found.sampled == []
+    for more in ({"samples": 3}, {"ks": (1,)}, {"success": 0.0}):
+        with pytest.raises(ConfigError, match=f"^{next(iter(more))}: .*none are drawn"):
+            evaluate(engine(), EvalSpec(**more), ROWS, "log_likelihood")
 
 
 @pytest.mark.parametrize(

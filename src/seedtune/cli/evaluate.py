@@ -42,10 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", metavar="MODEL", help="evaluated beside it; default: the base model of the run or patch"
     )
-    parser.add_argument(
-        "--samples", metavar="N", type=int, default=20, help="completions per prompt (20); 0: greedy only"
-    )
-    parser.add_argument("--k", metavar="K", type=int, nargs="+", default=[1, 5, 20], help="pass@k for these (1 5 20)")
+    parser.add_argument("--samples", metavar="N", type=int, help="completions per prompt (20); 0: greedy only")
+    parser.add_argument("--k", metavar="K", type=int, nargs="+", help="pass@k for these (1 5 20)")
     parser.add_argument(
         "--success", metavar="X", type=float, help="reward at which a sample passes; default: gold metric 1"
     )
@@ -64,7 +62,7 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     from .model_ref import own_settings, resolve_model
 
     refuse_unknown(rest)
-    if parsed.samples < 0 or min(parsed.k) < 1:
+    if (parsed.samples or 0) < 0 or min(parsed.k or [1]) < 1:
         raise ConfigError("--samples is at least 0, and every --k at least 1.")
     flags = given(parsed)
     flags = {"temperature": 1.0, **own_settings(parsed.model, flags), **flags}
@@ -72,9 +70,10 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     # A second task: greedy completions at its own length, with its own rewards.
     own = {"task", "task_args", "max_completion_length", "dataset_name"}
     own |= {"reward_funcs", "reward_args", "eval_funcs", "reward_weights"}
+    own |= {"tools", "environment_factory", "max_tool_calling_iterations", "tool_timeout"}
     others = {key: value for key, value in flags.items() if key not in own}
     probe = resolve({}, {**others, "task": parsed.probe}) if parsed.probe else None
-    data_and_rewards(args)  # errors are raised before a model is loaded
+    _settle_samples(parsed, args)
     for reason in _unavailable(parsed, args):
         logger.warning(f"{reason}.")
     with resolve_model(parsed.model, parsed.base) as target:
@@ -92,6 +91,22 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
         everything = {who: result.to_json() for who, result in reversed(found.items())}
         write_text(parsed.json, json.dumps(everything, indent=2, default=str) + "\n")
     return 0
+
+
+def _settle_samples(parsed: argparse.Namespace, args: RunConfig) -> None:
+    """How many samples of which pass@k, where the flags do not say. Raises ConfigError where given completions are
+    read; and, before a model is loaded, what the data and the functions raise.
+    """
+    from ..evaluation.evaluate import NOTHING_DRAWN, texts_read
+
+    parts = data_and_rewards(args)
+    reads = bool(texts_read(parts["reward_funcs"], parts["eval_funcs"], args.reward_args))
+    values = {"samples": parsed.samples or None, "k": parsed.k, "success": parsed.success}
+    if reads and (asked := [f"--{name}" for name, value in values.items() if value is not None]):
+        raise ConfigError(f"{', '.join(asked)}: {NOTHING_DRAWN}")
+    samples, ks = (0, []) if reads else (20, [1, 5, 20])
+    parsed.samples = samples if parsed.samples is None else parsed.samples
+    parsed.k = parsed.k or ks
 
 
 def _unavailable(parsed: argparse.Namespace, args: RunConfig) -> list[str]:

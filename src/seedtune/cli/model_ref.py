@@ -18,7 +18,8 @@ from ..utils.paths import local_path
 #: The settings of a run that an evaluation uses: data, rewards and lengths, and how the model is loaded.
 _USED = (
     "task task_args dataset_name dataset_config dataset_prompt_column dataset_train_split dataset_test_split "
-    "max_eval_samples reward_funcs reward_args eval_funcs reward_weights reward_batch max_completion_length "
+    "max_eval_samples reward_funcs reward_args eval_funcs reward_weights reward_batch tools environment_factory "
+    "max_tool_calling_iterations tool_timeout max_completion_length "
     "chat_template_kwargs skip_special_tokens repetition_penalty stop_strings "
     "max_prompt_length model_revision dtype"
 ).split()
@@ -63,7 +64,8 @@ def resolve_model(name: str, base: str | None = None) -> Iterator[Target]:
 
 def own_settings(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run (or a patch), as defaults for an evaluation; none for another model. Those of its task are
-    left out where `given` names a task or a dataset; so are functions that a patch names and that are not built in.
+    left out where `given` names a task or a dataset; so are functions that a patch names and that are not built in, and
+    its tools.
     """
     file = local_path(name) / "config.resolved.yaml"
     patch = None if file.is_file() else _patch(name)
@@ -76,6 +78,7 @@ def own_settings(name: str, given: dict[str, Any]) -> dict[str, Any]:
         judges = [arguments["correct"] for arguments in given.values() if "correct" in arguments]
         if not all(isinstance(name, str) and name in FUNCTIONS for name in judges):
             del found["reward_args"]
+        found = {key: value for key, value in found.items() if key not in ("tools", "environment_factory")}
     other = any(key in given for key in ("task", "dataset_name"))
     return {k: v for k, v in found.items() if k in _USED and v is not None and not (other and k in _OF_TASK)}
 

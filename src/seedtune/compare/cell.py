@@ -19,7 +19,7 @@ from ..config.run_config import RunConfig
 from ..engines.base import Engine
 from ..engines.loading import pretrained_name
 from ..errors import SeedtuneError
-from ..evaluation.evaluate import evaluate
+from ..evaluation.evaluate import evaluate, texts_read
 from ..rewards.function import reward_functions
 from ..rewards.lookup import resolve as resolve_function
 from ..training import factory
@@ -92,7 +92,8 @@ def _untrained() -> dict[str, Any]:
 
 def _measure(engine: Engine, base: Engine, args: RunConfig, parts: dict[str, Any], samples: int) -> dict[str, Any]:
     rows = parts["eval_dataset"] or first(parts["train_dataset"], 64)
-    spec = factory.eval_spec(args, samples=samples, ks=(1, samples))
+    reads = texts_read(parts["reward_funcs"], parts["eval_funcs"], args.reward_args)
+    spec = factory.eval_spec(args, **({} if reads else {"samples": samples, "ks": (1, samples)}))
     result = evaluate(engine, spec, rows, parts["reward_funcs"], parts["eval_funcs"], base=base)
     metrics = {name: estimate.to_json() for name, estimate in result.estimates.items()}
     return {"metrics": metrics, "completions": result.greedy}

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..data.prompts import PromptBatch, Prompts
 from ..engines.base import Engine, Sampling
-from ..errors import RewardError
+from ..errors import ConfigError, RewardError
 from ..es.aggregate import MEAN, best_of_k
 from ..es.population import CENTER
 from ..rewards.function import Reward, RewardFuncs, eval_functions, full_weights, reward_functions
@@ -28,6 +28,12 @@ from .diversity import diversity_metrics
 from .kl import divergence
 from .perplexity import perplexity
 from .statistics import Estimate, Floats
+
+#: Why samples, and what follows from them, are refused where given completions are read.
+NOTHING_DRAWN = (
+    "the dataset's own completions are read, and none are drawn, so there are no samples and no pass@k: leave it out. "
+    "For what the model writes, give reward functions that judge completions."
+)
 
 
 def noop(*_: Any) -> None:
@@ -93,7 +99,7 @@ def evaluate(
     are computed from given completions these are read: nothing is decoded, nothing is sampled, and `loss` is theirs.
     With `tools` completions are conversations; then there is no KL.
 
-    Raises ConfigError, DataError or RewardError, as training does.
+    Raises ConfigError, DataError or RewardError, as training does; ConfigError for samples of what is read.
     """
     rewards = reward_functions(reward_funcs, spec.reward_args)
     gold_metrics = eval_functions(eval_funcs, rewards, spec.reward_args)
@@ -101,6 +107,9 @@ def evaluate(
         raise RewardError("reward_funcs is empty: there is nothing to measure. Give at least one function.")
     weights = full_weights(spec.reward_weights, rewards)
     texts = columns_read([*rewards, *gold_metrics])
+    values = {"samples": spec.samples or None, "ks": spec.ks or None, "success": spec.success}
+    if texts and (useless := [name for name, value in values.items() if value is not None]):
+        raise ConfigError(f"{', '.join(useless)}: {NOTHING_DRAWN}")
     prompts = Prompts(rows, rows, None, texts=texts, tools=tools)
     prompts.check_columns(rewards, gold_metrics, spec.samples or 1)
     longest = prompts.encode(engine, spec.max_completion_length)
@@ -141,7 +150,7 @@ def evaluate(
         if texts:
             read = [-np.array(completion.logprobs) for _, _, completion in greedy.answered()]
             found["loss"] = statistics.per_token(read)
-        if spec.samples and not texts:
+        if spec.samples:
             on_stage(f"{spec.samples} samples per prompt")
             sampled = rollout(batch, sampling, spec.samples)
             sampled_rows = sampled.rows(weights)
@@ -158,6 +167,16 @@ def evaluate(
     found["probe/perplexity"] = Estimate(perplexity(engine), float("nan"), 1)
     engine.restore()
     return Evaluation(found, greedy.rows(weights), sampled_rows)
+
+
+def texts_read(
+    reward_funcs: RewardFuncs | None, eval_funcs: RewardFuncs | None, reward_args: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
+    """The columns of given completions that these functions read; none: they judge what is decoded. Raises RewardError,
+    ConfigError.
+    """
+    rewards = reward_functions(reward_funcs, reward_args)
+    return columns_read([*rewards, *eval_functions(eval_funcs, rewards, reward_args)])
 
 
 def _means(rollouts: Rollouts, weights: Sequence[float], prefix: str) -> dict[str, Estimate]:
