@@ -15,7 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from seedtune import sandbox
-from seedtune.tasks.code.verdict import check, split
+from seedtune.tasks.code.sources import split
+from seedtune.tasks.code.verdict import check
 
 PROGRAM = "def f(n):\n    return n if n < 2 else f(n - 1) + f(n - 2)\nprint(f(int(input())))"
 TESTS = split([f"assert f({n}) == {value}" for n, value in enumerate((0, 1, 1, 2, 3, 5, 8))])

@@ -13,7 +13,8 @@ from seedtune.sandbox import Limits
 from seedtune.tasks.code import columns as test_columns
 from seedtune.tasks.code import problems, unit_tests
 from seedtune.tasks.code.columns import completed
-from seedtune.tasks.code.verdict import Asserts, BadTests, Pairs, check, code_of, returned, split
+from seedtune.tasks.code.sources import split
+from seedtune.tasks.code.verdict import Asserts, BadTests, Pairs, check, code_of, returned
 from seedtune.tasks.registry import builtin
 
 SQUARE = split(["assert f(2) == 4", "assert f(3) == 9", "assert f(-1) == 1"])
@@ -179,6 +180,121 @@ def test_a_text_is_split_in_its_order():
     )  # fmt: skip
 
 
+# --- functions and classes with tests ---------------------------------------------------------------------------------
+
+CASE = """
+import unittest
+class TestF(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls): cls.two = 2
+    def setUp(self): self.made = [self.two]
+    def tearDown(self): log.append(self.made.pop())
+    def test_two(self): self.assertEqual(f(self.made[0]), 4)
+    def test_raises(self):
+        with self.assertRaises(TypeError):
+            f("x")
+    def test_many(self):
+        for n in range(3):
+            with self.subTest(n=n):
+                self.assertEqual(f(n), n * n)
+log = []
+class TestTornDown(unittest.TestCase):
+    def test_it(self): self.assertEqual((log, f(1)), ([2, 2, 2], 1))
+if __name__ == "__main__":
+    unittest.main()
+"""
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize(
+    "tests",
+    [
+        ["def test_two():\n    assert f(2) == 4", "def test_three():\n    assert f(3) == 9"],
+        ["def test_two():\n    assert f(2) == 4", "def test_three():\n    assert f(3) == 9", "test_three()"],
+        ["def test_two():\n    assert f(2) == 4\ndef test_three(n=3):\n    assert f(n) == 9"],
+        "def test_two():\n    holds(2)\ndef test_three():\n    holds(3)\ndef holds(n):\n    assert f(n) == n * n",
+        "def test(n):\n    assert f(n) == n * n\ntest(2)\ntest(3)",
+        "def holds(n):\n    assert f(n) == n * n\nassert f(2) == 4\nholds(3)",
+        "assert f(2) == 4\nfor n in range(3, 5):\n    assert f(n) == n * n",
+    ],
+)
+def test_functions_are_called(tests):
+    tests = split(tests)
+    assert len(tests.tests) == 2
+    assert passed("def f(x): return x * x", tests) == 2
+    assert passed("def f(x): return 2 * x", tests) == 1
+    assert passed("def f(x): return 0", tests) == 0
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize("columns", [{"tests": CASE}, {"tests": [CASE]}, {"test": CASE, "entry_point": "f"}])
+def test_methods_of_a_test_case_are_run(columns):
+    tests = test_columns.tests_of(columns, "")
+    assert len(tests.tests) == 4
+    assert passed("def f(x): return x ** 2", tests) == 4
+    assert passed("def f(x): return 4 if x == 2 else int(x)", tests) == 3  # int('x') is no TypeError
+    assert passed("def f(x): return 2 * x", tests) == 2 - 1  # 4, and 'xx' is none, 2, 2
+    assert passed("def f(x): raise TypeError", tests) == 1
+    assert passed("class Any:\n    def __eq__(self, o): return True\ndef f(x): return Any()", tests) == 0
+    assert passed("import unittest\nunittest.TestCase.assertEqual = lambda *a: 0\ndef f(x): return 0", tests) == 0
+    assert passed("def f(x): raise SystemExit(0)", tests) == 0
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize(
+    ("tests", "why"),
+    [
+        ("import unittest, numpy\nclass T(unittest.TestCase):\n    def test_f(self): assert f(1)", "named 'numpy'"),
+        (["import numpy", "assert f(1) == numpy.ones(1)"], "named 'numpy'"),
+        (
+            "import unittest\nclass T(unittest.TestCase):\n    @unittest.skip('why')\n    def test_f(self): f(1)",
+            "skipped: why",
+        ),
+        (
+            "import unittest\nclass T(unittest.TestCase):\n    @unittest.expectedFailure\n    def test_f(self): f()",
+            "expected to fail",
+        ),
+    ],
+)
+def test_those_that_cannot_run_are_told_apart(tests, why):
+    assert why in check("def f(x): return x", split(tests)).broken
+
+
+def test_what_only_sets_up_gets_no_credit():
+    items = ["import math", "two = 2", "def g(x): return x", "assert f(two) == 4", "'a text'"]
+    assert split(items) == Asserts(("two = 2\ndef g(x): return x\nassert f(two) == 4",), ("import math",))
+
+
+@pytest.mark.parametrize(
+    ("tests", "why"),
+    [
+        (["import math"], "none of them can fail"),
+        (["def g(): assert f(1)", "x = 1"], "none of them can fail"),
+        (["assert True"], "none of them can fail"),
+        ("assert True", "none of them can fail"),
+        (["if __name__ == '__main__':\n    assert f(1)", "import math"], "none of them can fail"),
+        ("def test_f(): pass", "test_f cannot fail"),
+        (["def test_f():\n    assert True"], "test_f cannot fail"),
+        (["assert (f(1) == 1, 'one')"], "asserts a tuple"),
+        ("def test_f(tmp_path): assert f(1)", r"test_f has parameters \(tmp_path\), and pytest's fixtures"),
+        (["def test_f(*, n): assert f(1)"], r"test_f has parameters \(n\)"),
+        ("async def test_f(): assert f(1)", "test_f is asynchronous"),
+        ("class TestF:\n    def test_f(self): assert f(1)", "class TestF has tests, but is not derived from"),
+        ("class A(TestCase): pass\nclass TestF(A):\n    def test_f(self): assert f(1)", "class TestF has tests, but"),
+        ("class TestF(TestCase):\n    def test_f(self): pass", "TestF.test_f cannot fail"),
+        ("class TestF(TestCase):\n    def test_f(self, n): f(1)", r"TestF.test_f has parameters \(n\)"),
+        ("from unittest.mock import patch\nassert f(1)", "unittest.mock, which does not reach the code"),
+        ("from unittest import TestCase, mock\nassert f(1)", "unittest.mock, which does not reach the code"),
+        ("import unittest.mock as m\nassert f(1)", "unittest.mock, which does not reach the code"),
+    ],
+)
+def test_tests_that_would_be_skipped_or_cannot_fail_are_refused(tests, why):
+    with pytest.raises(BadTests, match=why):
+        test_columns.tests_of({"tests": tests}, "")
+    with pytest.raises(DataError, match=f"1 of 1 rows cannot be read. Row 1: .*{why}"):
+        unit_tests.adapt([{"prompt": "a", "tests": tests}])
+
+
 @needs_bubblewrap
 def test_arguments_are_copies():
     assert passed("def f(x):\n    x.clear()\n    return []", split(["x = [3, 1]\nassert f(x) == sorted(x)"])) == 0
@@ -243,13 +359,15 @@ def test_they_are_left_out_and_logged():
     [
         ({}, "the row has none"),
         ({"tests": []}, "there are none"),
-        ({"tests": "x = 1"}, "no assert at the top level"),
+        ({"tests": "x = 1"}, "none of them can fail"),
         ({"tests": "assert ("}, "no Python"),
         ({"tests": [1]}, "as text; got 1"),
         ({"tests": ["# nothing"]}, "one of them is empty"),
         ({"tests": 5}, "tests is a list"),
         ({"tests": [{"input": "1", "output": 1}]}, "inputs and outputs are texts"),
         ({"test": "def check(c): pass", "entry_point": "a b"}, "the name of a function"),
+        ({"test": "def check(c): pass", "entry_point": "f"}, "check cannot fail"),
+        ({"test": "def probe(c): assert c(1)", "entry_point": "f"}, "none of them can fail"),
         ({"input_output": "{"}, "no JSON"),
         ({"input_output": "[]"}, "has inputs and outputs"),
         ({"input_output": '{"inputs": ["1"], "outputs": []}'}, "1 inputs and 0 outputs"),
@@ -276,6 +394,10 @@ def test_columns_that_are_no_tests(row, why):
         (
             {"test_list": ["assert f(2) == two + two"], "test_setup_code": "two = 2", "test_imports": ["import os"]},
             "def f(x): return x + x", "def f(x): return x",
+        ),
+        (
+            {"test_list": ["import math", "assert f(4) == math.sqrt(64)"], "test_setup_code": ""},
+            "def f(x): return 2 * x", "def f(x): return x",
         ),
         (
             {"test": "def check(candidate):\n    for n in range(5):\n        assert candidate(n) == n * n",

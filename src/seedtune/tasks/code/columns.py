@@ -8,7 +8,8 @@ import keyword
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from .verdict import Asserts, BadTests, Pairs, Tests, parsed, split
+from .sources import can_fail, split
+from .verdict import Asserts, BadTests, Pairs, Tests, parsed
 
 Columns = Mapping[str, Any]
 
@@ -63,13 +64,19 @@ def _own(row: Columns, code: str) -> Tests:
 def _mbpp(row: Columns, code: str) -> Tests:
     setup = [*_list(row.get("test_imports") or [], "test_imports"), row.get("test_setup_code") or ""]
     tests = split(_list(row["test_list"], "test_list"))
-    return Asserts(tests.tests, tuple(source for source in setup if source and _python(source)))
+    return Asserts(tests.tests, (*(source for source in setup if source and _python(source)), *tests.setup))
 
 
 def _human_eval(row: Columns, code: str) -> Tests:
-    """Their tests are a function `check(candidate)`."""
+    """Their tests are a function `check(candidate)`; BigCodeBench's, in columns of the same names, are a TestCase."""
     if not _python(row["test"]) or not _is_name(row["entry_point"]):
-        raise BadTests("test is Python with a function check, entry_point the name of a function")
+        raise BadTests(
+            "test is Python with a function check or a unittest.TestCase, entry_point the name of a function"
+        )
+    if not _defines(row["test"], "check"):
+        return split(row["test"])
+    if not can_fail([ast.parse(row["test"])]):
+        raise BadTests("check cannot fail: it asserts nothing and calls nothing")
     return Asserts((f"check({row['entry_point']})",), (row["test"],))
 
 

@@ -231,6 +231,36 @@ def plain(value: Any) -> Any:
     return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
+def run_test(case: Any) -> None:
+    """Run one test of a unittest.TestCase, with what its class sets up and takes down. Raises what it raised first;
+    TestError where it is skipped or expected to fail.
+    """
+    import unittest
+
+    raised: list[BaseException] = []
+
+    class Result(unittest.TestResult):  # which keeps what was raised, not as a text
+        def addError(self, test: Any, err: Any) -> None:
+            raised.append(err[1])
+
+        addFailure = addError
+
+        def addSubTest(self, test: Any, subtest: Any, err: Any) -> None:
+            raised.extend([err[1]] if err else [])
+
+        def addSkip(self, test: Any, reason: str) -> None:
+            raised.append(TestError(f"a test is skipped: {reason}"))
+
+        def addExpectedFailure(self, test: Any, err: Any = None) -> None:
+            raised.append(TestError("a test is expected to fail, which is not supported"))
+
+        addUnexpectedSuccess = addExpectedFailure
+
+    unittest.TestSuite([case]).run(Result())
+    if raised:
+        raise raised[0]
+
+
 def examine(setup: list[str], tests: list[str]) -> None:
     """Run the tests one after another, and say of each, as a line on stderr, whether it passed; or that it cannot be
     run, for a reason that is not the code's.
@@ -252,7 +282,7 @@ def examine(setup: list[str], tests: list[str]) -> None:
         tell(failed=str(reply["failed"]))
         return
     of_code = set(names)
-    names |= {"__name__": "tests", "plain_": plain}
+    names |= {"__name__": "tests", "plain_": plain, "run_test_": run_test}
     blamed = False  # what comes after a failure of the code's may fail for it
     for number, source in enumerate(sources, start=-len(setup)):
         Remote.asked = 0

@@ -140,36 +140,3 @@ def _pairs(code: str, tests: Pairs, limits: Limits) -> Verdict:
 def lines_of(text: str) -> list[str]:
     """Its lines, without spaces at their ends, and without empty ones at the end."""
     return [line.rstrip() for line in text.rstrip().split("\n")]
-
-
-def split(sources: str | Sequence[str]) -> Asserts:
-    """Tests from Python source: of a list each item is one; of a text each `assert` at its top level, with what stands
-    before it, and each function `test...` without parameters. Raises BadTests.
-    """
-    if not isinstance(sources, str):
-        for source in sources:
-            _parse(source)
-        return Asserts(tuple(sources))
-    before, tests = list[str](), list[str]()
-    for node in _parse(sources).body:
-        before.append(ast.unparse(node))
-        called = isinstance(node, ast.FunctionDef) and not ast.unparse(node.args) and node.name
-        is_test = called and called.startswith("test")
-        if is_test:
-            before.append(f"{called}()")
-        if is_test or isinstance(node, ast.Assert):
-            tests.append("\n".join(before))
-            before = []
-    if not tests:
-        raise BadTests("they have no assert at the top level, and no function whose name begins with test")
-    return Asserts(tuple(tests))
-
-
-def _parse(source: str) -> ast.Module:
-    if not isinstance(source, str):
-        raise BadTests(f"a test is Python, as text; got {source!r:.80}")
-    if (tree := parsed(source)) is None:
-        raise BadTests(f"this is no Python: {source!r:.200}")
-    if not tree.body:
-        raise BadTests("one of them is empty")
-    return tree
