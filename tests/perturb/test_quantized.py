@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Qwen
 
 from runs import head_of, journal_of, trained, trainer, weights
 from seedtune.cli.main import main
-from seedtune.engines import loading
+from seedtune.engines import load_errors
 from seedtune.errors import ModelError
 from seedtune.es import update
 from seedtune.es.population import CENTER, Member, Population
@@ -339,4 +339,4 @@ def test_running_changes_no_scale(base):
 
 def test_bitsandbytes_is_missing():
     error = ImportError("Using `bitsandbytes` 4-bit quantization requires bitsandbytes: `pip install -U bitsandbytes`")
-    assert "pip install bitsandbytes" in loading._load_error("org/name", error)
+    assert "pip install bitsandbytes" in load_errors.explain("org/name", error, "smollm2-135m-instruct")

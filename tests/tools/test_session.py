@@ -303,6 +303,16 @@ class Strict(Counter):
         return
 
 
+def test_environments_that_are_free_are_those_of_their_own_tools():
+    """Once, what was kept of tools that were gone was found again by an address that others had got."""
+    for _ in range(50):
+        for kind, told in ((Counter, " begin at 0"), (Strict, None)):
+            p = ToolPool(ToolSet.of(None, kind, in_process=True), workers=0, timeout=20.0)
+            key, first = p.start(None, {}, 41)
+            assert p.result(first) == told
+            p.result(p.end(key, keep=False))
+
+
 def test_reset_gets_what_it_takes(pool):
     p = pool(environment=Strict)
     key, told = p.start(None, {"prompt": "x", "other": 1}, 41)

@@ -12,7 +12,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 
@@ -31,10 +31,13 @@ _LONGEST = 1_000_000
 
 @dataclass(frozen=True)
 class Contents:
-    """What is pickled: the tools, and what makes environments."""
+    """What is pickled: the tools, and what makes environments. `free`: environments that no conversation has now, by
+    name: made once, reset often (as in TRL).
+    """
 
     tools: Sequence[Callable[..., Any]]
     factories: Mapping[str | None, Callable[[], Any]]
+    free: dict[str | None, list[Any]] = field(default_factory=lambda: defaultdict(list), compare=False)
 
 
 def named(function: Callable[..., Any]) -> str:
@@ -61,9 +64,6 @@ class _Session:
 
 
 _SESSIONS: dict[Any, _Session] = {}
-#: Environments that no conversation has now, by the key of the contents and their name: made once, reset often (TRL).
-_FREE: dict[Any, list[Any]] = defaultdict(list)
-
 
 #: What `Contents` are sent as; in the process that has them, themselves.
 Payload = bytes | Contents
@@ -77,10 +77,6 @@ def _load(payload: Payload) -> Contents:
 def _unpickled(payload: bytes) -> Contents:
     contents: Contents = cloudpickle.loads(payload)  # of this run
     return contents
-
-
-def _key(payload: Payload, name: str | None) -> Any:
-    return payload if isinstance(payload, bytes) else id(payload), name
 
 
 def start(
@@ -97,7 +93,7 @@ def start(
     _SESSIONS[key] = session
     if not contents.factories:
         return None
-    free = _FREE[_key(payload, name)]
+    free = contents.free[name]
     try:
         with _random_numbers_of(session), alarm(limit):
             session.environment = free.pop() if free else contents.factories[name]()
@@ -197,7 +193,7 @@ def end(payload: Payload, key: Any, limit: float, *, keep: bool) -> Outcome:
         with _random_numbers_of(session):
             reward = _reward(environment, limit)
     snapshot = _pickled(environment) if keep else None
-    _FREE[_key(payload, session.name)].append(environment)
+    _load(payload).free[session.name].append(environment)
     return Outcome(type(environment).__name__, reward, snapshot)
 
 
