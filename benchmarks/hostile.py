@@ -18,8 +18,8 @@ from seedtune.utils.environment import environment
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-import hostile  # noqa: E402
-import scorers  # noqa: E402
+import hostile  # noqa: E402  # of the tests
+import scorers  # noqa: E402  # likewise
 
 
 def main() -> None:

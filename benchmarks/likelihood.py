@@ -177,7 +177,7 @@ def mezo(rows_read: int) -> dict[str, float]:
 # --- against TRL's SFT ------------------------------------------------------------------------------------------------
 
 
-class StopAfter(TrainerCallback):  # type: ignore[misc]
+class StopAfter(TrainerCallback):  # type: ignore[misc]  # a class without types
     """Ends training after so many seconds."""
 
     def __init__(self, seconds: float) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from seedtune.es.reliability import PRIOR, Pooled
-from seedtune.es.step_size import StepSize
+from seedtune.es.step_size import StepSize, most_of_a_step
 
 DIRECTIONS, PAIRS, PROMPTS = 50, 32, 2
 KL_MEMBER, KL_OPTIMUM, MAX_KL = 0.2, 0.5, 1.0
@@ -63,7 +63,8 @@ def run(random: np.random.Generator, r1: float, iterations: int, rule: Rule) -> 
         mean_K = odd_K_P.mean(axis=1)
         coefficients_K = (mean_K / np.sqrt(np.mean(mean_K**2)) / PAIRS).astype(np.float32)
         r = rule(pooled, t)
-        center = center + size.learning_rate(coefficients_K, PAIRS, r) * (coefficients_K @ noise_K)
+        alpha = size.learning_rate(coefficients_K, PAIRS, r, most_of_a_step(iterations))
+        center = center + alpha * (coefficients_K @ noise_K)
         kl = KL_MEMBER * float(center @ center) / DIRECTIONS
         size = dataclasses.replace(size.after(PAIRS, r, 0.0, 0.0, kl / MAX_KL), ratio=1.0)
     left = float((optimum - center) @ (optimum - center)) / first if first else np.nan

@@ -313,6 +313,13 @@ def test_environments_that_are_free_are_those_of_their_own_tools():
             p.result(p.end(key, keep=False))
 
 
+def test_conversations_of_two_pools_in_one_process_are_two():
+    pools = [ToolPool(ToolSet.of(None, Counter, in_process=True), workers=0, timeout=20.0) for _ in range(2)]
+    keys = [p.start(None, {"start": 10 * n}, 41)[0] for n, p in enumerate(pools)]
+    said = [called(p, key, call("step", by=1))[0][0] for p, key in zip(pools, keys, strict=True)]
+    assert [text.split()[0] for text in said] == ["1", "11"]
+
+
 def test_reset_gets_what_it_takes(pool):
     p = pool(environment=Strict)
     key, told = p.start(None, {"prompt": "x", "other": 1}, 41)

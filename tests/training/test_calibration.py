@@ -63,9 +63,10 @@ def test_the_larger_of_both_kinds_of_text_counts(monkeypatch):
     assert np.isnan(calibration._measure(e, [written, ordinary])(0.01))
 
 
-def test_a_step_that_moves_ordinary_text_only_is_seen():
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_step_is_as_large_as_on_the_text_that_it_moves_most(order):
     e = engine(rank=1, scope="linear")
-    texts = calibration.probes(e, e.encode(WORDS, 12), 12)
+    texts = calibration.probes(e, e.encode(WORDS, 12), 12)[::order]
     meter = StepMeter(e, texts)
     e.update([Member(1, 0, 0, 1)], np.ones(1, np.float32), 0.01)
     step, _ = meter.measure()

@@ -361,7 +361,7 @@ class ESConfig:
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether max_steps decides how large steps are."""
+        """Whether a schedule that ends at max_steps says how large steps or sigma are."""
         return (self.lr_scheduler_type, self.sigma_schedule) != ("constant", "constant")
 
     def _check_each(self, check: Callable[[dataclasses.Field[Any]], None]) -> None:

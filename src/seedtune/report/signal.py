@@ -129,7 +129,7 @@ def _step_kl(h: History) -> tuple[str, str, str] | None:
             "learning_rate"
         ] == 0 else "it was too small to change what the model writes"  # fmt: skip
         return "step KL", number(kl), f"The last step did not move the center: {why}."
-    said = f"The last step changed what the center writes by {number(kl)} nats per token"
+    said = f"The last step moved the center by {number(kl)} nats per token"
     if "es/step_kl_measured" not in last:
         said += ", predicted and not measured"
     elif predicted and not 1 / 3 < kl / predicted < 3:

@@ -18,6 +18,8 @@ from . import session
 from .results import Outcome, ToolResult
 from .toolset import ToolSet
 
+#: Pools of one process have numbers, as those that run tools in it share its sessions.
+_POOLS = count()
 #: Seconds that a process has beyond a tool's own limit, to say that it was late; then it is killed.
 _GRACE = 30.0
 
@@ -34,21 +36,25 @@ class ToolPool:
         self._count = 1 if workers is None else workers
         self._pools: list[ProcessPoolExecutor] = []
         self._started = set[int]()
-        self._keys = count()
+        self._number, self._keys = next(_POOLS), count()
         self._payload = tools.payload
 
     def start(self, name: str | None, columns: Mapping[str, Any], seed: int) -> tuple[int, Future[str | None]]:
         """Begin a conversation; its key, and what the model is told first."""
         key = next(self._keys)
-        return key, self._submit(key, session.start, self._payload, key, name, dict(columns), seed, self.timeout)
+        about = self._session(key), name, dict(columns), seed, self.timeout
+        return key, self._submit(key, session.start, self._payload, *about)
 
     def call(self, key: int, calls: Sequence[Mapping[str, Any]]) -> Future[list[ToolResult]]:
         """Call tools of a conversation: name and arguments of each."""
-        return self._submit(key, session.call, key, [dict(each) for each in calls], self.timeout)
+        return self._submit(key, session.call, self._session(key), [dict(each) for each in calls], self.timeout)
 
     def end(self, key: int, *, keep: bool) -> Future[Outcome]:
         """The conversation is over; `keep`: its environment is wanted."""
-        return self._submit(key, _end, self._payload, key, self.timeout, keep)
+        return self._submit(key, _end, self._payload, self._session(key), self.timeout, keep)
+
+    def _session(self, key: int) -> tuple[int, int]:
+        return self._number, key
 
     def result(self, future: Future[Any]) -> Any:
         """What a future gives. Raises RewardError."""
@@ -106,5 +112,5 @@ class ToolPool:
         self._pools, self._started = [], set()
 
 
-def _end(payload: session.Payload, key: int, limit: float, keep: bool) -> Outcome:
+def _end(payload: session.Payload, key: tuple[int, int], limit: float, keep: bool) -> Outcome:
     return session.end(payload, key, limit, keep=keep)

@@ -43,11 +43,11 @@ class Calibration:
     follows: bool = True
 
 
-#: Prompts, and a text behind each.
-Texts = tuple[list[Prompt], list[Completion]]
+#: Prompts, and a text behind each, on which KL is measured.
+Probe = tuple[list[Prompt], list[Completion]]
 
 
-def probes(engine: Engine, prompts: Sequence[Prompt], max_completion_length: int) -> list[Texts]:
+def probes(engine: Engine, prompts: Sequence[Prompt], max_completion_length: int) -> list[Probe]:
     """What KL is measured on: the center's completions of a few prompts, and ordinary passages. Empty where the center
     writes nothing: then there is nothing to train, either.
     """
@@ -55,7 +55,7 @@ def probes(engine: Engine, prompts: Sequence[Prompt], max_completion_length: int
     return [written, _passages(engine)] if any(c.ids for c in written[1]) else []
 
 
-def center_texts(engine: Engine, prompts: Sequence[Prompt], max_completion_length: int) -> Texts:
+def center_texts(engine: Engine, prompts: Sequence[Prompt], max_completion_length: int) -> Probe:
     """A few prompts and the beginnings of the center's greedy completions, or of those that are given."""
     first = list(prompts[:_PROMPTS])
     if first[0].given:
@@ -65,7 +65,7 @@ def center_texts(engine: Engine, prompts: Sequence[Prompt], max_completion_lengt
     return first, engine.generate(first, Sampling(min(_TOKENS, max_completion_length)), 0)
 
 
-def _passages(engine: Engine) -> Texts:
+def _passages(engine: Engine) -> Probe:
     """The beginnings of passages behind their first tokens."""
     texts = engine.encode(passages()[:_PROMPTS], 0, truncate=True)
     rest = [Completion(text.ids[1 : 1 + _TOKENS], "", truncated=True) for text in texts]
@@ -77,16 +77,16 @@ def member_kl(engine: Engine, prompts: Sequence[Prompt], max_completion_length: 
     return _measure(engine, probes(engine, prompts, max_completion_length))(sigma)
 
 
-def _measure(engine: Engine, texts: Sequence[Texts]) -> Callable[[float], float]:
+def _measure(engine: Engine, on: Sequence[Probe]) -> Callable[[float], float]:
     members = Population(_MEMBERS, antithetic=True).ask(0)
 
     def at(sigma: float) -> float:
         engine.set_sigma(sigma)
-        divergence = float(np.max([engine.divergence(members, *each) for each in texts]))  # NaN if one is
+        divergence = float(np.max([engine.divergence(members, *each) for each in on]))  # NaN if one is
         engine.restore()
         return divergence
 
-    return at if texts else lambda _: math.nan
+    return at if on else lambda _: math.nan
 
 
 def calibrate(

@@ -23,7 +23,7 @@ from ..es.schedule import factor
 from ..es.shaping import Floats
 from ..es.step_size import StepSize, most_of_a_step, step_kl
 from ..es.update import directions
-from .calibration import TARGET, Texts, member_kl
+from .calibration import TARGET, Probe, member_kl
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ class StepMeter:
     prompts and on ordinary passages, the larger of both, by a forward pass each. For engines in this process.
     """
 
-    def __init__(self, engine: HFEngine, texts: Sequence[Texts]) -> None:
-        self.engine, self.texts = engine, texts
+    def __init__(self, engine: HFEngine, probes: Sequence[Probe]) -> None:
+        self.engine, self.probes = engine, probes
         self.first = self._last = self._distributions()
 
     def measure(self) -> tuple[float, float]:
@@ -53,7 +53,7 @@ class StepMeter:
         self._last = self._distributions()
 
     def _distributions(self) -> list[torch.Tensor]:
-        return [self.engine.distributions(CENTER, *each) for each in self.texts]
+        return [self.engine.distributions(CENTER, *each) for each in self.probes]
 
 
 def _largest_kl(of: list[torch.Tensor], from_: list[torch.Tensor]) -> float:

@@ -332,8 +332,8 @@ class ESTrainer:
         if wanted and not meter:
             self._stage("Measuring how far noise moves the model.")
         if isinstance(self.engine, HFEngine) and wanted and not slow and not meter:
-            texts = probes(self.engine, self._first_prompts(), a.max_completion_length)
-            meter = StepMeter(self.engine, texts) if texts else None
+            on = probes(self.engine, self._first_prompts(), a.max_completion_length)
+            meter = StepMeter(self.engine, on) if on else None
         if meter or a.learning_rate == "auto":
             kl_member = member_kl(self.engine, self._first_prompts(), a.max_completion_length, a.fixed_sigma)
             curvature = kl_member / a.fixed_sigma**2
