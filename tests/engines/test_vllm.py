@@ -231,6 +231,91 @@ def test_logprobs_of_given_texts(tiny, monkeypatch):
         theirs.logprobs(prompts, texts, 0.7, base=False)
 
 
+def test_logprobs_are_of_the_models_own_distribution(tiny):
+    """At temperature 1 with nothing cut off, however the tokens were drawn."""
+    ours, theirs = engines(tiny, "full")
+    drawn = complete(theirs, [CENTER] * 3, PROMPTS[:3], temperature=0.5, top_k=3, logprobs=True)
+    expected = ours.logprobs(ours.encode(PROMPTS[:3], 24), drawn, base=False)
+    for completion, logprobs in zip(drawn, expected, strict=True):
+        assert completion.logprobs == pytest.approx(logprobs, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logprobs_reach_reward_functions(tiny, tmp_path, kind):
+    """Of each member's completions, as on transformers."""
+
+    def certain(completions, completion_logprobs, log_extra, **_):
+        log_extra("logprobs", completion_logprobs)
+        return [float(np.mean(logprobs)) for logprobs in completion_logprobs]
+
+    found = []
+    for engine in ("hf", "vllm"):
+        ENGINES.clear()
+        args = settings(**KINDS[kind], engine=engine, output_dir=str(tmp_path / engine), max_steps=1, reward_workers=0,
+                        max_completion_length=12, log_completions=True)  # fmt: skip
+        ESTrainer(str(tiny), certain, args, [{"prompt": p} for p in PROMPTS[:3]], progress=Notes()).train()
+        lines = (tmp_path / engine / "completions" / "train-1.jsonl").read_text().splitlines()
+        found.append([json.loads(line) for line in lines])
+    assert len(found[0]) == 4 * 3
+    for ours, theirs in zip(*found, strict=True):
+        assert theirs["completion"] == ours["completion"]
+        assert theirs["logprobs"] == pytest.approx(ours["logprobs"], abs=1e-3)
+        assert theirs["reward"] == pytest.approx(ours["reward"], abs=1e-3)
+    assert len({row["reward"] for row in found[1]}) == len(found[1])  # members differ
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_given_texts_are_read(tiny, kind):
+    """Two for each prompt, by several members, in batches of two rows."""
+    ours, theirs = engines(tiny, kind)
+    members = [*Population(4, antithetic=kind == "lowrank").ask(1), CENTER]
+    texts = [["blue", "a rather long answer"], ["four", "no"], ["red", "r"], ["it scatters", "x"], ["1 2 3", "one"]]
+    prompts = ours.texts.give(ours.encode(PROMPTS, 0), texts)
+    seen = []
+    for rows in [[m] * len(PROMPTS) for m in members[-2:]] if kind == "full" else [members]:
+        found = []
+        for engine in (ours, theirs):
+            engine.set_members(rows)
+            out = {
+                n: of_row
+                for part in engine.read(prompts, 2)
+                for n, of_row in zip(part.rows, part.logprobs, strict=True)
+            }
+            found.append([out[n] for n in range(len(PROMPTS))])
+            engine.restore()
+        for a, b in zip(*found, strict=True):
+            assert [len(x) for x in b] == [len(x) for x in a]
+            for x, y in zip(a, b, strict=True):
+                assert y == pytest.approx(x, abs=1e-3)
+        seen.append(found[1][0][0])
+    if kind == "full":
+        assert not np.allclose(seen[0], seen[1], atol=1e-3)
+    with pytest.raises(ConfigError, match="and no hidden_states"):
+        next(iter(theirs.read(prompts, wanted={"hidden_states", "logits"})))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_on_given_texts(tiny, tmp_path, kind):
+    """Rewards, loss and steps are those of the engine on transformers, which resumes it; KL is sampled."""
+    rows = [{"prompt": p, "completion": "yes, of course"} for p in PROMPTS]
+
+    def train(engine, steps, folder, resume=False):
+        ENGINES.clear()
+        args = settings(**KINDS[kind], engine=engine, output_dir=str(tmp_path / folder), max_steps=steps,
+                        learning_rate=0.05, drift_samples=1)  # fmt: skip
+        trainer = ESTrainer(str(tiny), "log_likelihood", args, rows, progress=Notes())
+        trainer.train(resume_from_checkpoint=resume)
+        return [line for line in trainer.run.history if "reward" in line], trainer.run.evaluations
+
+    (ours, ours_evaluated), (theirs, evaluated) = train("hf", 2, "hf"), train("vllm", 2, "vllm")
+    for name in ("reward", "completions/loss", "es/update_norm"):
+        assert [line[name] for line in theirs] == pytest.approx([line[name] for line in ours], rel=1e-3), name
+    loss = "eval/completions/loss"
+    assert [line[loss] for line in evaluated] == pytest.approx([line[loss] for line in ours_evaluated], rel=1e-3)
+    assert evaluated[-1]["eval/kl"] > 0
+    assert len(train("hf", 3, "vllm", resume=True)[0]) == 3
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_tensor_parallelism_over_two_devices(tiny, tmp_path, kind):
     """Each worker draws its shards of the same noise, and the bits are those of one device."""

@@ -146,7 +146,7 @@ def test_an_evaluation_reads_what_is_given():
     [
         ({"reward_funcs": ["log_likelihood", quiet_length]}, ConfigError, "one or the other"),
         ({"eval_funcs": quiet_length}, ConfigError, "seedtune eval"),
-        ({"engine": "vllm"}, ConfigError, "engine: hf"),
+        ({"engine": "vllm"}, ConfigError, "the logits of given texts"),
         ({"reward_batch": "group"}, ConfigError, "leave it out"),
         ({"num_generations": 2, "temperature": 1.0}, ConfigError, "none are drawn"),
         ({"rows": [{"prompt": "a"}]}, DataError, "no column 'completion'"),
@@ -157,7 +157,7 @@ def test_an_evaluation_reads_what_is_given():
 )
 def test_what_cannot_be_read_is_refused_before_anything_is_loaded(tmp_path, options, error, message):
     reward = reads_outputs(lambda logits, **_: [0.0 for _ in logits])
-    funcs = {"reward_funcs": reward} if "column 'logits'" in message else {}
+    funcs = {"reward_funcs": reward} if "logits" in message else {}
     with pytest.raises(error, match=message):
         read_run(tmp_path, **{"max_steps": 1, **funcs, **options})
 

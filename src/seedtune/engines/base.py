@@ -14,11 +14,8 @@ from numpy.typing import NDArray
 
 from ..es.population import Member
 
-#: Why an engine that only decodes cannot read given texts.
-READS_NO_TEXTS = (
-    "engine: vllm decodes, and this reward is computed from what the model says of given texts, in one forward pass: "
-    "use engine: hf."
-)
+#: What reward functions may ask for of given texts, and vLLM does not give.
+NOT_OF_VLLM = frozenset({"logits", "hidden_states"})
 
 
 @dataclass(frozen=True)
@@ -223,6 +220,10 @@ class Generator(Protocol):
 
 class TextScorer(Protocol):
     """Log-probabilities of given texts, in one forward pass without decoding."""
+
+    @property
+    def has_distributions(self) -> bool:
+        """Whether it sees the probabilities of the whole vocabulary, as `divergence_from_base` needs them."""
 
     def encode(
         self, prompts: Sequence[Any], max_completion_length: int, *, truncate: bool = False, tools: Tools = None

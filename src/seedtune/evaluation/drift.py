@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 
-from ..engines.base import Engine, Prompt
+from ..engines.base import Engine, Prompt, Sampling
+from ..es.population import CENTER
 from ..rollout.runner import UnscoredSamples
 from .kl import divergence
 from .perplexity import perplexity
@@ -40,7 +43,15 @@ def _from_samples(engine: Engine, samples: UnscoredSamples) -> Estimate:
 
 
 def _from_texts(engine: Engine, prompts: Sequence[Prompt]) -> Estimate:
-    """Of as many of the first texts as fit into memory, one at least."""
+    """Of as many of the first texts as fit into memory, one at least; where the engine has no whole distributions, from
+    one sample of the center for each prompt, no longer than the texts.
+    """
+    if not engine.has_distributions:
+        asked = [replace(prompt, given=()) for prompt in prompts[:_PROMPTS]]
+        longest = max(len(prompt.given[0].ids) for prompt in prompts[:_PROMPTS])
+        room = (engine.texts.context or math.inf) - max(len(prompt.ids) for prompt in asked)
+        engine.set_members([CENTER] * len(asked))
+        return divergence(engine, asked, engine.generate(asked, Sampling(int(min(longest, room)), temperature=1.0), 0))
     tokens = list(accumulate(len(prompt.given[0].ids) for prompt in prompts[:_PROMPTS]))
     count = sum(total * engine.texts.num_embeddings <= _MAX_LOGITS for total in tokens)
     return per_token(engine.divergence_from_base(prompts[: max(count, 1)]))

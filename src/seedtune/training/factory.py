@@ -15,7 +15,7 @@ from ..config.es_config import KEEPS_NO_BASE, VLLM_DEFAULTS, ESConfig
 from ..data.prompts import Prompts
 from ..distributed.cluster import Cluster
 from ..engines import adapters, loading
-from ..engines.base import READS_NO_TEXTS, Engine, Sampling
+from ..engines.base import NOT_OF_VLLM, Engine, Sampling
 from ..engines.hf.engine import MOST_ROWS, HFEngine, release
 from ..engines.specs import ModelSpec, RuntimeSpec
 from ..engines.tokenization import Texts, of_texts
@@ -280,16 +280,21 @@ def _tool_set(tools: Any, environment_factory: Any, args: ESConfig) -> ToolSet |
     return found
 
 
-def check_reading(args: ESConfig, *, reads: bool, tools: ToolSet | None = None) -> None:
-    """Where rewards are computed from given texts (`reads`): raises ConfigError for settings that only decoding has and
-    that would mean something else, and says which do nothing.
+def check_reading(args: ESConfig, reading: Sequence[Reward], tools: ToolSet | None = None) -> None:
+    """Where rewards are computed from given texts (by the functions `reading`): raises ConfigError for settings that
+    only decoding has and that would mean something else, and for what the engine does not give; says which settings do
+    nothing.
     """
-    if not reads:
+    if not reading:
         return
     if tools is not None:
         raise ConfigError("tools are called between turns that are decoded, and this reward reads given completions.")
-    if args.engine == "vllm":
-        raise ConfigError(READS_NO_TEXTS)
+    asked = [(reward.name, name) for reward in reading for name in sorted(reward.outputs & NOT_OF_VLLM)]
+    if args.engine == "vllm" and asked:
+        raise ConfigError(
+            f"reward function {asked[0][0]!r} asks for the {asked[0][1]} of given texts, and vLLM gives "
+            "log-probabilities alone: use engine: hf."
+        )
     if args.reward_batch != "any":
         raise ConfigError(
             f"reward_batch: {args.reward_batch}: rewards of given texts are computed where these are read, a few rows "

@@ -138,7 +138,7 @@ class ESTrainer:
         self.rewards = reward_functions(reward_funcs, args.reward_args)
         self.gold_metrics = eval_functions(eval_funcs, self.rewards, args.reward_args)
         texts = columns_read([*self.rewards, *self.gold_metrics])
-        factory.check_reading(args, reads=bool(texts), tools=self.tools)
+        factory.check_reading(args, [*self.rewards, *self.gold_metrics] if texts else [], self.tools)
         how_many = (args.prompts_per_step, args.prompts_per_member, args.num_units)
         self.prompts = Prompts(train_dataset, eval_dataset, *how_many, texts, self.tools)
         if args.learning_rate == "auto" and len(self.prompts.train) < 2:

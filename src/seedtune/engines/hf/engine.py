@@ -269,6 +269,8 @@ class HFEngine:
                 "generation_batch_size lower."
             ) from e
 
+    has_distributions = True
+
     def divergence_from_base(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float64]]:
         self._check_base()
         texts = [Completion(p.given[0].ids, p.given[0].text, truncated=False) for p in prompts]

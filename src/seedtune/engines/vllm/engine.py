@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
-from ...errors import ConfigError, ModelError
+from ...errors import ConfigError, ModelError, NotFiniteError
 from ...es.population import CENTER, Member
 from ...perturb.bitsandbytes_layers import quantized_weights
 from ...perturb.checks import check_finite
@@ -25,8 +25,9 @@ from ...perturb.perturbation import DTYPES, PerturbationSpec
 from ...perturb.selection import Selection, select
 from ...perturb.shard import Shard, join
 from .. import loading
-from ..base import READS_NO_TEXTS, Completion, OnCompletions, Prompt, Sampling, Seed, TextOutputs, Tools, Turns
+from ..base import NOT_OF_VLLM, Completion, OnCompletions, Prompt, Sampling, Seed, TextOutputs, Tools, Turns
 from ..hf.engine import MOST_ROWS, HFEngine
+from ..hf.logprobs import NOT_FINITE
 from ..rounds import generate_in_rounds
 from ..specs import ModelSpec, RuntimeSpec
 from ..tokenization import Texts, context_length, of_texts
@@ -140,13 +141,11 @@ class VLLMEngine:
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, seed: Seed, on_completions: OnCompletions | None = None
     ) -> list[Completion]:
-        from vllm.lora.request import LoRARequest
-
-        adapters = self._call("set_members", self._members or [CENTER] * len(prompts))[0]
-        requests = []
-        for n, (prompt, adapter) in enumerate(zip(prompts, adapters, strict=True)):
-            lora = LoRARequest(str(adapter), adapter, "in-memory") if adapter else None
-            requests.append((prompt.ids, self._params(sampling, seed, n), lora))
+        adapters = self._adapters_of_rows(len(prompts))
+        requests = [
+            (prompt.ids, self._params(sampling, seed, n), adapter)
+            for n, (prompt, adapter) in enumerate(zip(prompts, adapters, strict=True))
+        ]
         completions: dict[int, Completion] = {}
         rows_at_once = sampling.rows_at_once or self._rows
         if rows_at_once >= self._rows:  # vLLM itself lets the others wait
@@ -161,6 +160,13 @@ class VLLMEngine:
 
             self._serve(requests[first : first + rows_at_once], collect)
         return [completions[n] for n in range(len(prompts))]
+
+    def _adapters_of_rows(self, count: int) -> list[Any]:
+        """The adapter of each row's member (None: it has none), whose weights are vLLM's from now on."""
+        from vllm.lora.request import LoRARequest
+
+        numbers = self._call("set_members", self._members or [CENTER] * count)[0]
+        return [LoRARequest(str(number), number, "in-memory") if number else None for number in numbers]
 
     def _serve(
         self, requests: Sequence[tuple[Sequence[int], Any, Any]], on_finished: Callable[[Mapping[int, Any]], None]
@@ -235,20 +241,33 @@ class VLLMEngine:
     def logprobs(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], temperature: float = 1.0, *, base: bool
     ) -> list[NDArray[np.float64]]:
-        """From vLLM's log-probabilities of prompts; the last token of a text is generated as the only allowed one."""
-        from vllm import SamplingParams
-
         if temperature != 1:
             raise ModelError(f"engine: vllm scores texts at temperature 1 only, not {temperature:g}: use engine: hf.")
         if base:
             self._check_base()
-        found = [np.empty(len(c.chosen)) for c in completions]
-        given = [n for n, c in enumerate(completions) if c.chosen]
-        texts = [(*prompts[n].ids, *completions[n].chosen) for n in given]
+        try:
+            if base:
+                self._call("show_base")
+            else:
+                self._call("set_members", [CENTER])
+            return self._of_texts([(p.ids, c.chosen, None) for p, c in zip(prompts, completions, strict=True)])
+        finally:
+            if base:
+                self._call("show_center")
+
+    def _of_texts(self, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...], Any]]) -> list[NDArray[np.float64]]:
+        """log p of each token behind a prompt, by an adapter. From vLLM's log-probabilities of prompts; the last token
+        is generated as the only allowed one, as a text may fill the context.
+        """
+        from vllm import SamplingParams
+
+        found = [np.empty(len(ids)) for _, ids, _ in texts]
+        given = [n for n, (_, ids, _) in enumerate(texts) if ids]
+        wholes = [(*texts[n][0], *texts[n][1]) for n in given]
 
         def collect(outs: Mapping[int, Any]) -> None:
             for n, out in outs.items():
-                ids, logprobs = texts[n], found[given[n]]
+                ids, logprobs = wholes[n], found[given[n]]
                 steps = [*out.prompt_logprobs[1:], out.outputs[0].logprobs[0]][-len(logprobs) :]
                 logprobs[:] = [step[token].logprob for step, token in zip(steps, ids[-len(logprobs) :], strict=True)]
 
@@ -257,24 +276,29 @@ class VLLMEngine:
                 temperature=0, max_tokens=1, allowed_token_ids=[last], logprobs=0, prompt_logprobs=0, detokenize=False
             )
 
-        try:
-            if base:
-                self._call("show_base")
-            else:
-                self._call("set_members", [CENTER])
-            self._serve([(ids[:-1], params(ids[-1]), None) for ids in texts], collect)
-        finally:
-            if base:
-                self._call("show_center")
+        requests = [(ids[:-1], params(ids[-1]), texts[n][2]) for n, ids in zip(given, wholes, strict=True)]
+        self._serve(requests, collect)
         return found
 
     def read(
         self, prompts: Sequence[Prompt], rows_at_once: int | None = None, wanted: Collection[str] = ()
     ) -> Iterator[TextOutputs]:
-        raise ConfigError(READS_NO_TEXTS)
+        if unseen := sorted(NOT_OF_VLLM & set(wanted)):
+            raise ConfigError(f"engine: vllm gives log-probabilities, and no {unseen[0]}: use engine: hf.")
+        adapters, size = self._adapters_of_rows(len(prompts)), rows_at_once or len(prompts)
+        for first in range(0, len(prompts), size):
+            rows = tuple(range(first, min(first + size, len(prompts))))
+            texts = [(prompts[n].ids, text.ids, adapters[n]) for n in rows for text in prompts[n].given]
+            logprobs = iter(self._of_texts(texts))
+            of_rows = [[next(logprobs) for _ in prompts[n].given] for n in rows]
+            if any(np.isnan(found).any() for of_row in of_rows for found in of_row):
+                raise NotFiniteError(NOT_FINITE)
+            yield TextOutputs(rows, of_rows)
+
+    has_distributions = False
 
     def divergence_from_base(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float64]]:
-        raise ConfigError(READS_NO_TEXTS)
+        raise ConfigError("engine: vllm has no whole distributions: use engine: hf.")
 
     def distance(self) -> float:
         return _norm(self._call("distance"))
