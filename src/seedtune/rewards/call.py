@@ -13,6 +13,7 @@ import cloudpickle
 
 from ..errors import RewardError
 from ..tasks.base import text_of
+from ..utils.torch_settings import settings_kept
 from . import event_loop, function, returned
 from .builtin import innermost
 from .function import Reward
@@ -86,6 +87,12 @@ def call_all(rewards: Sequence[Reward], batch: Batch) -> list[Scores]:
     names = [reward.name for reward in rewards]
     started = [_Call(reward, batch, names) for reward in rewards]
     return [one.scores() for one in started]
+
+
+def call_here(rewards: Sequence[Reward], batch: Batch) -> list[Scores]:
+    """As `call_all`, where the model is run: what they set of torch is set back. Raises RewardError."""
+    with settings_kept():
+        return call_all(rewards, batch)
 
 
 class _Call:

@@ -16,7 +16,7 @@ from loky import ProcessPoolExecutor
 from ..errors import RewardError
 from ..utils import processes, signals
 from ..utils.stdio import open_closed
-from .call import Batch, Scores, call_all
+from .call import Batch, Scores, call_all, call_here
 from .function import Reward, asked_for
 from .serialize import Functions, load
 
@@ -61,7 +61,7 @@ class Scorer:
         """Start scoring; the result is one `Scores` per reward function."""
         if not self._workers:
             done: Future[list[Scores]] = Future()
-            done.set_result(call_all(self._here, batch))
+            done.set_result(call_here(self._here, batch))
             return done
         if self._pool is None:
             open_closed()  # loky flushes them

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..engines.base import Completion, Prompt, TextOutputs, TextScorer
-from ..rewards.call import Batch, call_all
+from ..rewards.call import Batch, call_here
 from ..rewards.function import Reward
 from .chunks import ChunkTask
 from .collector import ChunkOutput
@@ -25,7 +25,7 @@ def read(
             n: given_completion(task.prompts[n], logprobs.tolist())
             for n, logprobs in zip(outputs.rows, firsts, strict=True)
         }
-        on_output(ChunkOutput(rows, call_all(rewards, _to_score(outputs, task))))
+        on_output(ChunkOutput(rows, call_here(rewards, _to_score(outputs, task))))
 
 
 def given_completion(prompt: Prompt, logprobs: Sequence[float] | None) -> Completion:

@@ -10,6 +10,7 @@ from ..engines.base import Completion, Engine, Generator, OnCompletions, Prompt,
 from ..errors import ConfigError, RewardError, SeedtuneError
 from ..es.population import Member
 from ..rewards.function import GIVEN
+from ..utils.torch_settings import settings_kept
 from .chunks import ChunkTask
 
 #: What TRL requires of the dictionary that it returns; other keys are columns for reward functions.
@@ -83,7 +84,8 @@ class RolloutFunc:
         assert self._engine is not None
         prompts = [self._task.prompts[n].content for n in rows]
         try:
-            out = self.function(prompts, self.trainer)
+            with settings_kept():
+                out = self.function(prompts, self.trainer)
         except SeedtuneError:  # of generate_completions: weights that are no numbers any more, memory
             raise
         except Exception as e:

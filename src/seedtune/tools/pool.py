@@ -14,6 +14,7 @@ from loky import ProcessPoolExecutor
 from ..errors import RewardError
 from ..rewards.scorer import serve_the_run
 from ..utils import processes
+from ..utils.torch_settings import settings_kept
 from . import session
 from .results import Outcome, ToolResult
 from .toolset import ToolSet
@@ -84,7 +85,8 @@ class ToolPool:
         if not self._count:
             done: Future[Any] = Future()
             try:
-                done.set_result(what(*args))
+                with settings_kept():
+                    done.set_result(what(*args))
             except Exception as e:
                 done.set_exception(e)
             return done

@@ -12,6 +12,7 @@ from ..config.es_config import ESConfig
 from ..errors import ConfigError, SeedtuneError
 from ..journal.folder import BEST
 from ..rewards.trainer_state import Snapshot
+from ..utils.torch_settings import settings_kept
 from . import callbacks as hooks
 from .best_center import BestCenter
 from .run import Run
@@ -51,7 +52,8 @@ class Events:
         returns something else than `control` or None.
         """
         try:
-            control = getattr(self.handler, event)(self._arguments, self.state, self.control, **kwargs)
+            with settings_kept():
+                control = getattr(self.handler, event)(self._arguments, self.state, self.control, **kwargs)
         except Exception as e:
             if not hooks.is_of_reporter(e):
                 raise
