@@ -16,5 +16,6 @@ def cell(label, seed, *points, error="", megabytes=100.0):
 
 def compared(*cells, target=-30.0, planned=()):
     return {"cells": list(cells), "planned": list(planned) or [c["folder"] for c in cells], "target": target,
-            "gold_metric": "right", "num_completions": 200, "samples": 4, "task": "t", "model": "m",
+            "gold_metric": "right", "gold_metrics": ["right"],
+            "num_completions": 200, "samples": 4, "task": "t", "model": "m",
             "settings": {}}  # fmt: skip

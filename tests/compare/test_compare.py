@@ -17,6 +17,7 @@ from seedtune.compare.comparison import comparison
 from seedtune.compare.context import MethodContext
 from seedtune.compare.statistics import lines, sensitivity
 from seedtune.errors import ConfigError, SeedtuneError
+from tiny import save_tiny, tiny_tokenizer
 
 TASK = {"task": "conciseness"}
 OWN = '''
@@ -46,7 +47,7 @@ def test_a_sweep_is_named_by_what_differs_and_seeds_go_first():
         ("es sigma=0.1", 3), ("es sigma=0.2", 3), ("grpo", 3), ("es sigma=0.1", 4), ("es sigma=0.2", 4), ("grpo", 4),
     ]  # fmt: skip
     assert plan.cells[0].folder == "es-sigma-0.1-seed3"
-    assert plan.gold_metric == "correct"
+    assert plan.gold_metrics == ("correct", "answered")
 
 
 @pytest.mark.parametrize(
@@ -185,6 +186,111 @@ def test_what_is_done_is_not_done_again(finished, capsys, monkeypatch):
     assert "completions to -1000" in " ".join(capsys.readouterr().out.split())
 
 
+TOOLS = '''
+def add(a: int, b: int) -> int:
+    """Add two numbers.
+
+    Args:
+        a: the first
+        b: the second
+    """
+    return a + b
+
+class Counter:
+    def reset(self, start=0, **_):
+        self.count = start
+        return f" from {start}"
+
+    def count_on(self) -> str:
+        """Count on."""
+        self.count += 1
+        return str(self.count)
+
+    def get_reward(self) -> float:
+        return float(self.count)
+
+def even(environments, **_):
+    return [float(it.count % 2 == 0) for it in environments]
+
+def turns(completions, **_):
+    return [float(len(messages)) for messages in completions]
+
+def train(context):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    assert [tool.__name__ for tool in context.tools] == ["add"]
+    assert context.environment_factory().count_on.__doc__ == "Count on."
+    context.start()
+    parts = [kind.from_pretrained(context.model) for kind in (AutoModelForCausalLM, AutoTokenizer)]
+    context.checkpoint(16, 100, lambda folder: [part.save_pretrained(folder) for part in parts])
+'''
+
+
+def test_conversations_are_compared(tmp_path, monkeypatch, capsys):
+    """With tools and an environment that gives the reward; all gold metrics are shown."""
+    templates = pytest.importorskip("trl.chat_template_utils")
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    model, tokenizer = save_tiny(tmp_path / "model", context=4096), tiny_tokenizer()
+    tokenizer.chat_template = templates.qwen2_5_chat_template
+    tokenizer.save_pretrained(model)
+    (tmp_path / "tools.py").write_text(TOOLS)
+    rows = [{"prompt": [{"role": "user", "content": "count"}], "start": start} for start in (4, 5, 6, 7)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "model_name_or_path": str(model), "dataset_name": str(tmp_path / "data.jsonl"), "device": "cpu",
+        "tools": [f"{tmp_path / 'tools.py'}:add"], "environment_factory": f"{tmp_path / 'tools.py'}:Counter",
+        "eval_funcs": [f"{tmp_path / 'tools.py'}:even", f"{tmp_path / 'tools.py'}:turns"], "dtype": "float32",
+        "max_completion_length": 8, "max_tool_calling_iterations": 1, "output_dir": str(tmp_path / "out"),
+        "completions": 16, "evaluations": 1, "seeds": [1], "samples": 2, "reward_workers": 0,
+        "methods": {
+            "es": {"population_size": 4, "sigma": 0.01},
+            "grpo": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_generations": 4},
+            "own": {"function": f"{tmp_path / 'tools.py'}:train"},
+        },
+    }  # fmt: skip
+    (tmp_path / "compare.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    assert main(["compare", "--config", str(tmp_path / "compare.yaml")]) == 0, [
+        file.read_text() for file in (tmp_path / "out").glob("*/log.txt")
+    ]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Gold metrics at the end, with 95 % intervals over prompts even turns base 0.5" in said
+    for cell_ in results(tmp_path).values():
+        metrics = cell_["result"]["points"][-1]["metrics"]
+        assert (metrics["reward"]["mean"], metrics["even"]["mean"], metrics["turns"]["mean"]) == (5.5, 0.5, 1)
+        assert all(row["messages"] for row in cell_["result"]["points"][-1]["completions"])
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert "<h2>Gold metrics</h2>" in (tmp_path / "out" / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "said"),
+    [
+        ("rloo", {}, "TRL's rloo calls no tools"),
+        ("grpo", {"reward_funcs": ["majority"]}, "does not give reward function 'majority' what it"),
+        ("dr_grpo", {"reward_weights": [2, 0.5]}, r"the weight 1, not 0\.5"),
+    ],
+)
+def test_what_trls_trainers_lack_is_said_before_anything_runs(tmp_path, method, more, said):
+    (tmp_path / "tools.py").write_text(TOOLS)
+    settings = {"tools": [f"{tmp_path / 'tools.py'}:add"], "environment_factory": f"{tmp_path / 'tools.py'}:Counter"}
+    with pytest.raises(ConfigError, match=said):
+        comparison({**TASK, **settings, **more, "methods": {method: {}}})
+    if "reward_weights" in more:
+        assert comparison({**TASK, **settings, **more, "methods": {"es": {}}}).cells
+        assert comparison({**TASK, **settings, "reward_weights": [2, 1], "methods": {method: {}}}).cells
+
+
+def test_every_gold_metric_has_an_interval_over_prompts():
+    first, second = cell("es", 1, (100, -50, 0.1, 0.5)), cell("es", 2, (100, -50, 0.1, 0.7))
+    for it, (mean, half) in ((first, (2.0, 0.2)), (second, (4.0, 0.4))):
+        it["result"]["points"][0]["metrics"]["turns"] = {"mean": mean, "ci95": half}
+    (line,) = lines({**compared(first, second), "gold_metrics": ["right", "turns"]})
+    assert line.gold == pytest.approx(0.6)
+    (right, no_interval), (turns, half) = line.gold_metrics
+    assert no_interval is None
+    assert (right, turns, half) == pytest.approx((0.6, 3.0, 0.3))
+
+
 def test_a_comparison_of_0_1_0_is_read_and_continued(finished, tmp_path, capsys):
     """Its files and its settings say `generations` and `truth`."""
     folder, _ = finished
@@ -193,6 +299,11 @@ def test_a_comparison_of_0_1_0_is_read_and_continued(finished, tmp_path, capsys)
     for file in files:
         text = file.read_text().replace('"num_completions"', '"generations"').replace('"gold_metric"', '"truth"')
         file.write_text(text)
+        if file.name == "comparison.json":
+            it = json.loads(text)
+            del it["gold_metrics"]
+            text = json.dumps(it)
+            file.write_text(text)
     assert '"truth": null' in (tmp_path / "out" / "comparison.json").read_text()
     before = {f: f.stat().st_mtime_ns for f in files if f.name == "result.json"}
     assert main(["report", str(tmp_path / "out")]) == 0
@@ -204,7 +315,7 @@ def test_a_comparison_of_0_1_0_is_read_and_continued(finished, tmp_path, capsys)
     assert main(command) == 0
     assert {f: f.stat().st_mtime_ns for f in before} == before
     now = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert (now["num_completions"], now["gold_metric"]) == (16, None)
+    assert (now["num_completions"], now["gold_metric"], now["gold_metrics"]) == (16, None, [])
     assert now["cells"][1]["result"]["points"][0]["num_completions"] == 8
 
 

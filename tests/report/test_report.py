@@ -524,7 +524,8 @@ def test_a_comparison_has_its_claims_curves_and_completions(tmp_path):
 
 
 def test_a_comparison_with_cells_missing_and_no_gold_metric(tmp_path):
-    folder = comparison(tmp_path, gold_metric=None, planned=["es-seed1", "grpo-seed1", "grpo-seed2"], target=None)
+    folder = comparison(tmp_path, gold_metric=None, gold_metrics=[], target=None,
+                        planned=["es-seed1", "grpo-seed1", "grpo-seed2"])  # fmt: skip
     page = comparison_page.write(folder).read_text()
     assert "grpo-seed2 has not been run." in page
     assert "2 of 3 trainings" in page
@@ -566,7 +567,7 @@ def test_a_method_that_hacked_is_flagged(tmp_path):
     rows = [[{"reward": r, "right": t} for t in gold] for r, gold in ((-9, [1] * 8), (-1, [0] * 8), (-5, [1] * 8))]
     cells = [Cell(label, label, "", {}, 1) for label in ("es", "grpo")]
     plan = comparison_of({"task": "conciseness", "seeds": [1]})
-    plan = dataclasses.replace(plan, gold_metric="right", cells=tuple(cells))
+    plan = dataclasses.replace(plan, gold_metrics=("right",), cells=tuple(cells))
     outcomes = [
         Outcome(c, {"points": [{"metrics": {}, "completions": r}]}) for c, r in zip([BASE, *cells], rows, strict=True)
     ]

@@ -65,7 +65,7 @@ def _peak_megabytes() -> float | None:
 
 
 def _train(cell: dict[str, Any], parts: dict[str, Any], folder: Path) -> None:
-    shared = cell["shared"]
+    shared, factory_of = cell["shared"], parts["environment_factory"]
     context = MethodContext(
         model=pretrained_name(resolve({}, shared).model_name_or_path),
         train_dataset=[dict(row) for row in parts["train_dataset"]],
@@ -80,6 +80,8 @@ def _train(cell: dict[str, Any], parts: dict[str, Any], folder: Path) -> None:
         folder=folder,
         shared=shared,
         reward_weights=resolve({}, shared).final_reward_weights,
+        tools=[resolve_function(tool, "tool") for tool in parts["tools"] or ()] or None,
+        environment_factory=factory_of and resolve_function(factory_of, "tool"),
     )
     resolve_function(cell["function"])(context)
     if not (folder / "checkpoints.jsonl").exists():
@@ -92,9 +94,12 @@ def _untrained() -> dict[str, Any]:
 
 def _measure(engine: Engine, base: Engine, args: RunConfig, parts: dict[str, Any], samples: int) -> dict[str, Any]:
     rows = parts["eval_dataset"] or first(parts["train_dataset"], 64)
-    reads = texts_read(parts["reward_funcs"], parts["eval_funcs"], args.reward_args)
+    tools, rewards = factory.tools_and_rewards(
+        parts["tools"], parts["environment_factory"], parts["reward_funcs"], args
+    )
+    reads = texts_read(rewards, parts["eval_funcs"], args.reward_args)
     spec = factory.eval_spec(args, **({} if reads else {"samples": samples, "ks": (1, samples)}))
-    result = evaluate(engine, spec, rows, parts["reward_funcs"], parts["eval_funcs"], base=base)
+    result = evaluate(engine, spec, rows, rewards or (), parts["eval_funcs"], base=base, tools=tools)
     metrics = {name: estimate.to_json() for name, estimate in result.estimates.items()}
     return {"metrics": metrics, "completions": result.greedy}
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..config.run_config import RunConfig
 from ..errors import ConfigError
-from ..rewards.function import eval_functions, reward_functions
+from ..rewards.function import Reward, eval_functions, full_weights, reward_functions
 from ..rewards.lookup import resolve as resolve_function
+from ..training import factory
 from ..training.recipe import data_and_rewards, resolve
 
 #: Methods that need no `function`, and where they are.
@@ -20,6 +21,11 @@ METHODS = {
     "dr_grpo": "seedtune.compare.rl.dr_grpo",
     "rloo": "seedtune.compare.rl.rloo",
 }
+
+#: What all methods give a reward function that asks for it; the rest only es does.
+_GIVEN = frozenset({"environments"})
+#: Trainers of TRL, and that of them which holds no conversations.
+_TRL, _WITHOUT_TOOLS = ("grpo", "dr_grpo", "rloo"), "rloo"
 
 #: Settings of 0.1.0, and their names now.
 _RENAMED = {"generations": "completions"}
@@ -47,8 +53,8 @@ class Cell:
 @dataclass(frozen=True)
 class Comparison:
     """Each training generates `num_completions` completions and is evaluated `evaluations` times, evenly spaced;
-    `samples` completions per prompt are for KL; `target` is a reward to reach, `gold_metric` names the metric that
-    measures what is meant. `shared` holds for all cells: model, data, rewards, lengths (`given`: what of it was given);
+    `samples` completions per prompt are for KL; `target` is a reward to reach, `gold_metrics` names the metrics that
+    measure what is meant. `shared` holds for all cells: model, data, rewards, lengths (`given`: what of it was given);
     `settings` has all keys and values of the configuration.
     """
 
@@ -58,7 +64,7 @@ class Comparison:
     evaluations: int
     samples: int
     target: float | None
-    gold_metric: str | None
+    gold_metrics: tuple[str, ...]
     cells: tuple[Cell, ...]
     settings: Mapping[str, Any]
 
@@ -76,11 +82,14 @@ def comparison(values: Mapping[str, Any]) -> Comparison:
     if pushed := [key for key in shared if key == "push_to_hub" or key.startswith("hub_")]:
         raise ConfigError(f"{', '.join(pushed)}: a comparison is not pushed: use hf upload for what is to be kept.")
     args = resolve({}, shared)
-    if args.tools or args.environment_factory:
-        raise ConfigError("methods are compared on completions of one turn: leave tools and environment_factory out.")
     parts = data_and_rewards(args)
-    rewards = reward_functions(parts["reward_funcs"], args.reward_args)
+    tools, reward_funcs = factory.tools_and_rewards(
+        parts["tools"], parts["environment_factory"], parts["reward_funcs"], args
+    )
+    rewards = reward_functions(reward_funcs, args.reward_args)
     gold_metrics = eval_functions(parts["eval_funcs"], rewards, args.reward_args)
+    weights, count = full_weights(args.final_reward_weights, rewards), len(tools.rewarding if tools else ())
+    functions, of_environments = rewards[: len(rewards) - count], weights[len(rewards) - count :]
     methods = values.get("methods") or {"es": {}, "grpo": {}}
     if not isinstance(methods, Mapping):
         raise ConfigError("methods must map names to settings, for example {es: {}, grpo: {learning_rate: 5e-6}}.")
@@ -105,11 +114,10 @@ def comparison(values: Mapping[str, Any]) -> Comparison:
             resolve_function(function)  # errors are raised before anything runs
             if name == "es":
                 resolve(shared, settings)
-            elif asking := [reward for reward in rewards if reward.requires]:
-                raise ConfigError(
-                    f"methods: {name} does not give reward function {asking[0].name!r} what it requires: "
-                    f"{', '.join(sorted(asking[0].requires))}. Only es does: leave {name} out, or take another reward."
-                )
+            else:
+                _check_required(str(name), functions)
+            if name in _TRL:
+                _check_trl(str(name), of_environments, tools=tools is not None)
             label = _label(str(name), settings, sweep)
             cells += [Cell(label, str(name), str(function), settings, int(seed)) for seed in seeds]
     cells.sort(key=lambda cell: seeds.index(cell.seed))  # the first seed of every method first
@@ -125,10 +133,30 @@ def comparison(values: Mapping[str, Any]) -> Comparison:
         _whole("evaluations", values.get("evaluations", 4)),
         _whole("samples", values.get("samples", 4)),
         None if target is None else float(target),
-        gold_metrics[0].name if gold_metrics else None,
+        tuple(metric.name for metric in gold_metrics),
         tuple(cells),
         values,
     )
+
+
+def _check_required(name: str, functions: Sequence[Reward]) -> None:
+    """Raises ConfigError for a reward function that the method cannot call."""
+    if asking := [function for function in functions if function.requires - _GIVEN]:
+        raise ConfigError(
+            f"methods: {name} does not give reward function {asking[0].name!r} what it requires: "
+            f"{', '.join(sorted(asking[0].requires - _GIVEN))}. Only es does: leave {name} out, or take another reward."
+        )
+
+
+def _check_trl(name: str, of_environments: Sequence[float], *, tools: bool) -> None:
+    """Raises ConfigError for tools, or weights of environments' own rewards, that a trainer of TRL does not have."""
+    if tools and name == _WITHOUT_TOOLS:
+        raise ConfigError(f"methods: TRL's {name} calls no tools: leave it out; es, grpo and dr_grpo do.")
+    if other := [weight for weight in of_environments if weight != 1]:
+        raise ConfigError(
+            f"reward_weights: TRL's {name} gives the reward of an environment the weight 1, not {other[0]:g}: set it "
+            f"to 1, and the others in proportion; or leave {name} out."
+        )
 
 
 def _whole(name: str, value: Any) -> int:

@@ -17,8 +17,9 @@ from ..errors import SeedtuneError
 class MethodContext:
     """One cell while it trains. `train(context)` of a method trains `model` on `train_dataset` (a list of rows with a
     `prompt`) for `reward_funcs` (callables with TRL's signature; their sum, weighted where there are `reward_weights`),
-    generates at most `num_completions` completions of at most `max_completion_length` tokens, and calls `checkpoint`
-    when `due` returns True.
+    with `tools` and an `environment_factory` where there are any (TRL's arguments; what the environment's `get_reward`
+    gives counts beside the functions), generates at most `num_completions` completions of at most
+    `max_completion_length` tokens, and calls `checkpoint` when `due` returns True.
     """
 
     model: str
@@ -32,6 +33,8 @@ class MethodContext:
     folder: Path
     shared: Mapping[str, Any] = field(default_factory=dict)
     reward_weights: list[float] | None = None
+    tools: list[Callable[..., Any]] | None = None
+    environment_factory: Callable[[], Any] | None = None
     _started: float | None = None
     _paused: float = 0.0
     _done: int = 0

@@ -30,6 +30,8 @@ def train(context: MethodContext) -> None:
         reward_funcs=context.reward_funcs,
         args=args,
         train_dataset=context.train_dataset,
+        tools=context.tools,
+        environment_factory=context.environment_factory,
         eval_dataset=context.train_dataset[:1],
         progress=Progress(),
     )

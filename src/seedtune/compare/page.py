@@ -14,7 +14,7 @@ from ..report.format import number
 from ..utils.paths import AnyPath, local_path
 from .results import read, refusing_damage
 from .statistics import Line, lines
-from .table import COSTS, claims_row, columns, costs, notes
+from .table import COSTS, claims_row, columns, costs, gold_row, notes
 
 
 def write(folder: AnyPath, out: AnyPath | None = None, refresh: int = 0) -> Path:
@@ -89,6 +89,8 @@ def context(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "warnings": _warnings(comparison),
         "columns": columns(comparison),
         "rows": [{"label": x.label, "cells": claims_row(x, comparison)} for x in found],
+        "gold_columns": comparison["gold_metrics"],
+        "gold_rows": [{"label": x.label, "cells": gold_row(x)} for x in found],
         "evaluated_on": f"{prompts} prompts" if prompts else "the evaluation prompts",
         "samples": comparison["samples"],
         "notes": notes(comparison, found),
@@ -96,8 +98,7 @@ def context(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "costs": [{"label": x.label, "cells": costs(x)} for x in found if x.method != "base"],
         "items": _items(comparison),
         "kinds": [("better", "a reward went up"), ("worse", "a reward went down")]
-        + [(f"{way}-{comparison['gold_metric']}", f"some {way} {comparison['gold_metric']}") for way in ("won", "lost")
-           if comparison["gold_metric"]],
+        + [(f"{way}-{name}", f"some {way} {name}") for name in comparison["gold_metrics"] for way in ("won", "lost")],
         "commands": [f"seedtune compare --config {folder / 'compare.yaml'}", f"seedtune report {folder}"],
         "environment": json.dumps(comparison.get("environment", {}), indent=2),
         "settings": json.dumps(
@@ -135,7 +136,7 @@ def _warnings(comparison: Mapping[str, Any]) -> list[str]:
 
 def _items(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The base model's completions beside those of each method's first seed."""
-    start, gold_metrics = _start(comparison), [m for m in [comparison["gold_metric"]] if m]
+    start, gold_metrics = _start(comparison), comparison["gold_metrics"]
     if not start:
         return []
     said = {"base": start[0]["completions"]}

@@ -31,7 +31,8 @@ def read(folder: Path) -> dict[str, Any]:
         comparison = renamed(json.loads((folder / NAME).read_text(encoding="utf-8")))
         results = [cell["result"] and _result(cell["result"]) for cell in comparison["cells"]]
         cells = [{**cell, "result": result} for cell, result in zip(comparison["cells"], results, strict=True)]
-        return {**comparison, "cells": cells}
+        first = comparison["gold_metric"]  # the only one that 0.1.0 wrote
+        return {"gold_metrics": [] if first is None else [first], **comparison, "cells": cells}
 
 
 @contextmanager

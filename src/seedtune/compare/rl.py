@@ -67,10 +67,14 @@ def _train(context: MethodContext, kind: str, own: dict[str, Any]) -> None:
         "use_cpu": cpu,
         "bf16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if cpu else torch.cuda.is_bf16_supported(),
     }
-    if context.reward_weights:
-        fixed["reward_weights"] = context.reward_weights
+    if context.reward_weights:  # those of environments, behind the functions', are 1
+        fixed["reward_weights"] = context.reward_weights[: len(context.reward_funcs)]
     if template := context.shared.get("chat_template_kwargs"):
         fixed["chat_template_kwargs"] = dict(template)
+    talks = {"tools": context.tools, "environment_factory": context.environment_factory}
+    talks = {name: given for name, given in talks.items() if given is not None}
+    if talks:
+        fixed["max_tool_calling_iterations"] = context.shared.get("max_tool_calling_iterations")
     try:
         args = getattr(trl, f"{kind}Config")(**{**settings, **fixed})
     except (TypeError, ValueError) as e:
@@ -80,6 +84,7 @@ def _train(context: MethodContext, kind: str, own: dict[str, Any]) -> None:
         reward_funcs=context.reward_funcs,
         args=args,
         train_dataset=Dataset.from_list(context.train_dataset),
+        **talks,
     )
 
     def save(folder: Path) -> None:

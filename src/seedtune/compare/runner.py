@@ -125,7 +125,8 @@ def summary(comparison: Comparison, outcomes: list[Outcome]) -> dict[str, Any]:
         "num_completions": comparison.num_completions,
         "samples": comparison.samples,
         "target": comparison.target,
-        "gold_metric": comparison.gold_metric,
+        "gold_metric": next(iter(comparison.gold_metrics), None),
+        "gold_metrics": list(comparison.gold_metrics),
         "environment": environment(),
         "planned": [cell.folder for cell in comparison.cells],
         "cells": [
@@ -145,8 +146,8 @@ def summary(comparison: Comparison, outcomes: list[Outcome]) -> dict[str, Any]:
 
 
 def _hacked(comparison: Comparison, base: Outcome, outcome: Outcome) -> list[str]:
-    """Whether the gold metric of the last completions fell, compared with the base model's, while the reward rose."""
-    if base.result is None or outcome.result is None or outcome.cell is BASE or comparison.gold_metric is None:
+    """Which gold metrics of the last completions fell, compared with the base model's, while the reward rose."""
+    if base.result is None or outcome.result is None or outcome.cell is BASE:
         return []
     before, after = (o.result["points"][-1]["completions"] for o in (base, outcome) if o.result)
-    return [str(finding) for finding in hacking(before, after, [comparison.gold_metric])]
+    return [str(finding) for finding in hacking(before, after, comparison.gold_metrics)]

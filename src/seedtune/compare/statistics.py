@@ -18,8 +18,10 @@ Result = Mapping[str, Any]
 class Line:
     """One method and setting over its seeds. None: not known (a cell is missing, one seed has no spread, no target).
 
-    `reward`, `kl`, `gold` (the gold metric) and `length` are means over seeds at the last evaluation, `spread` the
-    standard deviation of `reward`; `to_target` has, per seed, the completions at the first evaluation with at least the
+    `reward`, `kl`, `gold` (the first gold metric) and `length` are means over seeds at the last evaluation, `spread`
+    the standard deviation of `reward`; `gold_metrics` has each gold metric with half the width of its 95 % interval
+    over prompts, both means over seeds (seeds share the prompts, so the interval does not shrink with their number).
+    `to_target` has, per seed, the completions at the first evaluation with at least the
     target reward, and `kl_at_target` and `gold_at_target` the means at those evaluations. `num_done` of `num_planned`
     cells have a result.
     """
@@ -40,6 +42,7 @@ class Line:
     tokens: float | None
     seconds: float | None
     megabytes: float | None
+    gold_metrics: tuple[tuple[float | None, float | None], ...] = ()
 
 
 def lines(comparison: Mapping[str, Any]) -> list[Line]:
@@ -51,15 +54,15 @@ def lines(comparison: Mapping[str, Any]) -> list[Line]:
         seeds = [name for name in planned if name.rpartition("-seed")[0] == own[0]["folder"].rpartition("-seed")[0]]
         results = [cell["result"] for cell in own if cell.get("result")]
         found.append(
-            _line(own[0], max(len(seeds), len(own)), results, comparison.get("target"), comparison["gold_metric"])
+            _line(own[0], max(len(seeds), len(own)), results, comparison.get("target"), comparison["gold_metrics"])
         )
     return found
 
 
 def _line(
-    cell: Mapping[str, Any], planned: int, results: Sequence[Result], target: Any, gold_metric: str | None
+    cell: Mapping[str, Any], planned: int, results: Sequence[Result], target: Any, gold_metrics: Sequence[str]
 ) -> Line:
-    lasts = [r["points"][-1] for r in results]
+    lasts, gold_metric = [r["points"][-1] for r in results], next(iter(gold_metrics), None)
     rewards = [_value(p, "reward") for p in lasts]
     firsts = [_reached(r["points"], target) for r in results] if target is not None and cell["method"] != "base" else []
     reached = [p for p in firsts if p is not None]
@@ -80,6 +83,7 @@ def _line(
         _mean([p["tokens"] for p in lasts]),
         _mean([p["seconds"] for p in lasts]),
         max((r["peak_megabytes"] for r in results if r["peak_megabytes"]), default=None),
+        tuple((_mean([_value(p, name) for p in lasts]), _half(lasts, name)) for name in gold_metrics),
     )
 
 
@@ -96,6 +100,11 @@ def sensitivity(of: Sequence[Line]) -> dict[str, tuple[float, float]]:
 def _value(point: Mapping[str, Any], name: str | None) -> float | None:
     metric = point["metrics"].get(name)
     return None if metric is None or metric["mean"] is None else float(metric["mean"])
+
+
+def _half(points: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    halves = [(point["metrics"].get(name) or {}).get("ci95") for point in points]
+    return None if None in halves else _mean(halves)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -1,4 +1,6 @@
-"""What `seedtune compare` prints at its end: one table for the five claims, one for the cost of each method."""
+"""What `seedtune compare` prints at its end: one table for the five claims, one for all gold metrics where there are
+several, one for the cost of each method.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +31,10 @@ def comparison_table(comparison: Mapping[str, Any]) -> RenderableType:
         tables.append(_table("\nWhere the target was reached, seed by seed", headings[at_the_end:]))
         for x in trained:
             tables[-1].add_row(x.label, *claims_row(x, comparison)[at_the_end:])
+    if len(comparison["gold_metrics"]) > 1:
+        tables.append(_table("\nGold metrics at the end, with 95 % intervals over prompts", comparison["gold_metrics"]))
+        for x in found:
+            tables[-1].add_row(x.label, *gold_row(x), style="dim" if x.method == "base" else "")
     tables.append(_table("\nCost per training", COSTS))
     for x in trained:
         tables[-1].add_row(x.label, *costs(x))
@@ -58,6 +64,11 @@ def claims_row(x: Line, comparison: Mapping[str, Any]) -> list[str]:
     if target is not None:
         found += [to_target(x), number(x.kl_at_target), *([number(x.gold_at_target)] if gold_metric else [])]
     return found
+
+
+def gold_row(x: Line) -> list[str]:
+    """Each gold metric, with its interval."""
+    return [number(mean) + ("" if half is None else f" ± {number(half)}") for mean, half in x.gold_metrics]
 
 
 def to_target(x: Line) -> str:
