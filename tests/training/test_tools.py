@@ -8,7 +8,6 @@ import pytest
 
 from runs import config, plain, trainer
 from seedtune import ESTrainer
-from seedtune.compare.comparison import comparison
 from seedtune.data.dataset import episodes
 from seedtune.errors import ConfigError, DataError, NotFiniteError, RewardError
 from seedtune.report.progress import Progress
@@ -288,5 +287,3 @@ def test_the_command_line_takes_tools_and_environments_by_name(tmp_path, monkeyp
     assert [r.name for r in trainer.rewards] == ["Game"]
     with pytest.raises(ConfigError, match=r"tool file .none\.py. does not exist"):
         made(tmp_path, reward_funcs=None, environment_factory="none.py:Game")
-    with pytest.raises(ConfigError, match="compared on completions of one turn"):
-        comparison({"task": "conciseness", "tools": ["game.py:Game"]})
