@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 
 from sandboxes import needs_bubblewrap
+from seedtune import ESConfig, ESTrainer
+from seedtune.data.prompts import Prompts
 from seedtune.errors import ConfigError, DataError, RewardError
 from seedtune.rewards.function import reward_functions
 from seedtune.sandbox import Limits
 from seedtune.tasks.code import columns as test_columns
 from seedtune.tasks.code import problems, unit_tests
 from seedtune.tasks.code.columns import completed
+from seedtune.tasks.code.dialogue import MODULES
 from seedtune.tasks.code.sources import split
 from seedtune.tasks.code.verdict import Asserts, BadTests, Pairs, check, code_of, returned
 from seedtune.tasks.registry import builtin
@@ -260,6 +264,53 @@ def test_those_that_cannot_run_are_told_apart(tests, why):
     assert why in check("def f(x): return x", split(tests)).broken
 
 
+@needs_bubblewrap
+def test_the_code_is_a_module_that_tests_import():
+    """By names that public datasets use; what they set there is set in the code."""
+    tests = split(
+        """
+from solution import f, Counter
+import solution as code
+def test_function(): assert f(2) == 4
+def test_later():
+    from solution import f as square
+    assert square(3) == code.f(-3) == 9
+def test_attributes():
+    counter = Counter()
+    counter.count = 5
+    assert counter.more() == 6 and counter.count == 5
+def test_a_constant():
+    code.LIMIT = 7
+    assert code.limit() == 7
+"""
+    )
+    code = """
+LIMIT = 3
+class Counter:
+    def more(self): return self.count + 1
+def limit(): return LIMIT
+def f(x): return x ** 2
+"""
+    assert passed(code, tests) == 4
+    assert passed(code.replace("x ** 2", "2 * x"), tests) == 3
+    assert passed(code.replace("f(x)", "g(x)"), tests) == 2
+    assert passed("def __getattr__(name): return lambda *a: True\nclass Counter: pass", tests) == 0
+    assert passed(code, split([f"from {name} import *\nassert f(2) == 4" for name in MODULES])) == 4
+
+
+@needs_bubblewrap
+def test_what_the_code_lacks_is_its_own_fault():
+    verdict = check("def g(x): return x", split("import solution\nfrom solution import f\nassert f(1)"))
+    assert "cannot import name 'f'" in verdict.failure
+
+
+@needs_bubblewrap
+def test_tests_may_try_to_import():
+    tests = "try:\n    import numpy\nexcept ImportError:\n    numpy = None\nassert f(2) == 4"
+    tests = test_columns.tests_of({"tests": tests}, "")
+    assert check("def f(x): return x * x", tests).all
+
+
 def test_what_only_sets_up_gets_no_credit():
     items = ["import math", "two = 2", "def g(x): return x", "assert f(two) == 4", "'a text'"]
     assert split(items) == Asserts(("two = 2\ndef g(x): return x\nassert f(two) == 4",), ("import math",))
@@ -286,6 +337,13 @@ def test_what_only_sets_up_gets_no_credit():
         ("from unittest.mock import patch\nassert f(1)", "unittest.mock, which does not reach the code"),
         ("from unittest import TestCase, mock\nassert f(1)", "unittest.mock, which does not reach the code"),
         ("import unittest.mock as m\nassert f(1)", "unittest.mock, which does not reach the code"),
+        ("import os, numpy as np\nassert f(1)", "`import os, numpy as np`, but where they run"),
+        (
+            ["import math", "def test_f():\n    from pandas.testing import x\n    x(f(1))"],
+            "`from pandas.testing import x`",
+        ),
+        ("from .solution import f\nassert f(1)", "`from .solution import f`, but where they run"),
+        ("import solution.parts\nassert f(1)", "may import as solution, main, candidate, your_module"),
     ],
 )
 def test_tests_that_would_be_skipped_or_cannot_fail_are_refused(tests, why):
@@ -418,6 +476,7 @@ def test_columns_that_are_no_tests(row, why):
           "metadata": '{"func_name": "f"}'},
          "class Solution:\n    def f(self, x, y): return [*y, x]", "class Solution:\n    def f(self, x, y): return y"),
         ({"inputs": ["3"], "outputs": ["4"]}, "print(int(input()) + 1)", "print(3)"),
+        ({"test": "from solution import f\n\ndef test_f():\n    assert f(3) == 4"}, "def f(x): return x + 1", "x = 1"),
     ],
 )  # fmt: skip
 def test_datasets_as_they_are(columns, right, wrong):
@@ -470,6 +529,39 @@ def test_the_reward_function_is_found_and_checked():
             reward_functions("unit_tests", {"unit_tests": arguments})[0].check_columns(["tests"])
     with pytest.raises(ConfigError, match="no argument 'share'; it takes partial, seconds, megabytes"):
         reward_functions("unit_tests", {"unit_tests": {"share": True}})
+
+
+NO_TEST = {"prompt": "a", "tests": "x = f(1)"}
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize(
+    ("rows", "evaluation", "says"),
+    [
+        (
+            [NO_TEST, {"prompt": "b", "tests": None}],
+            None,
+            "train_dataset: the tests of 2 of 2 rows cannot be read. Row 1",
+        ),
+        ([{**NO_TEST, "tests": []}], None, "Row 1: there are none. No completion would get a reward"),
+        ([{**NO_TEST, "tests": "assert f(1)"}], [NO_TEST], "eval_dataset: the tests of 1 of 1 rows cannot be read"),
+    ],
+)
+def test_a_dataset_without_tests_is_refused_before_a_run(tmp_path, rows, evaluation, says):
+    args = ESConfig(output_dir=str(tmp_path / "run"), learning_rate=0.1, reward_workers=0)
+    with pytest.raises(DataError, match=says):
+        ESTrainer("no/model", "unit_tests", args, rows, evaluation)
+    with pytest.raises(DataError, match=says):
+        ESTrainer("no/model", partial(unit_tests.unit_tests, partial=True), args, rows, evaluation)
+
+
+@needs_bubblewrap
+def test_rows_without_tests_are_counted_before_a_run(caplog):
+    rows = [{"prompt": "a", "tests": "assert f(1)"}, NO_TEST, {**NO_TEST, "tests": "import numpy\nassert f(1)"}]
+    Prompts(rows, None, None).check_columns(reward_functions("unit_tests"), [])
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert "train_dataset: the tests of 2 of 3 rows cannot be read. Row 2: none of them can fail" in said
+    assert "Completions for such rows get no reward" in said
 
 
 def test_without_a_sandbox_a_run_does_not_begin(monkeypatch, tmp_path):

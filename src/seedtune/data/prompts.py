@@ -59,7 +59,9 @@ class Prompts:
         self.texts, self.tools = texts, tools
         self.train = dataset.check(train, "train_dataset", texts)
         self.held_out = evaluation is not None
-        self.eval = dataset.check(evaluation, "eval_dataset", texts) if self.held_out else _first(self.train)
+        self.eval = _first(self.train)
+        if self.held_out:
+            self.eval = self.train if evaluation is train else dataset.check(evaluation, "eval_dataset", texts)
         if prompts_per_member and prompts_per_member > len(self.train):
             raise ConfigError(
                 f"prompts_per_member is {prompts_per_member}, but the dataset has {len(self.train)} prompts: lower it, "
@@ -80,12 +82,19 @@ class Prompts:
         self, rewards: Sequence[Reward], eval_only: Sequence[Reward], num_generations: int = 1, *, complete: bool = True
     ) -> None:
         """Raises RewardError for a function that requires a column which the rows lack (unless there may be others:
-        they are not `complete`), or several completions per prompt where there is one.
+        they are not `complete`), or several completions per prompt where there is one; DataError where it gives no
+        completion a reward.
         """
-        what = "train_dataset", "eval_dataset" if self.held_out else "train_dataset"
-        for functions, rows, name in zip((rewards, [*rewards, *eval_only]), (self.train, self.eval), what, strict=True):
+        both = [*rewards, *eval_only]
+        parts = [(rewards, self.train, "train_dataset"), (both, self.eval, "eval_dataset")]
+        if not self.held_out:
+            parts = [(both, self.train, "train_dataset")]
+        elif self.eval is self.train:
+            parts = parts[1:]
+        for functions, rows, name in parts:
             for reward in functions:
                 reward.check_columns(dataset.columns_of(rows), num_generations, complete=complete, what=name)
+                reward.check_rows(rows, name)
 
     def encode(self, engine: Engine | Texts, max_completion_length: int) -> int:
         """Tokenize everything; returns the tokens of the longest row, completion included. Raises DataError."""

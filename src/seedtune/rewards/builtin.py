@@ -10,6 +10,8 @@ from typing import Any
 
 from .. import sandbox
 from ..errors import ConfigError, RewardError
+from ..tasks.base import Rows
+from ..tasks.code import unit_tests as programs
 from ..tasks.code.columns import known as has_tests
 from ..tasks.code.columns import needed as tests_needed
 from ..tasks.code.unit_tests import limits, unit_tests
@@ -80,6 +82,14 @@ def check_arguments(function: Callable[..., Any], columns: Sequence[str]) -> Non
             raise ConfigError(f"reward_args: {ours.__name__}: {name} is a {kinds[0].__name__}; got {given[name]!r}.")
     if any(ours is f for f in CALIBRATION):
         _check_judge(ours.__name__, given.get("correct"), columns)
+
+
+def check_rows(function: Callable[..., Any], rows: Rows, what: str) -> None:
+    """Raise DataError when one of ours, or a partial of it, gives no completion for these rows a reward; it is logged
+    where it gives some none. `what`: what the rows are called.
+    """
+    if innermost(function)[0] is unit_tests:
+        programs.check_rows(rows, what)
 
 
 def _check_tests(given: Mapping[str, Any], columns: Sequence[str]) -> None:

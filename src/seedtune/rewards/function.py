@@ -11,8 +11,9 @@ from itertools import count
 from typing import Any
 
 from ..errors import ConfigError, RewardError
+from ..tasks.base import Rows
 from ..utils.paths import AnyPath, path_text
-from .builtin import arguments_of, check_arguments, innermost, is_confidence
+from .builtin import arguments_of, check_arguments, check_rows, innermost, is_confidence
 from .lookup import resolve
 from .metric_names import EVALUATION
 from .not_functions import check_given, check_one
@@ -167,6 +168,10 @@ class Reward:
                     f"reward function {self.name!r} is called with every column and {', '.join(GIVEN)}, as in TRL, "
                     f"but does not take {unwanted[0]!r}: add **kwargs to its parameters."
                 )
+
+    def check_rows(self, rows: Rows, what: str) -> None:
+        """Raise DataError when the function gives no completion for these rows a reward."""
+        check_rows(self.unbound, rows, what)
 
 
 RewardFunc = AnyPath | Callable[..., Any]

@@ -6,9 +6,10 @@ import ast
 import json
 import keyword
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from .sources import can_fail, split
+from .sources import can_fail, check_imports, split
 from .verdict import Asserts, BadTests, Pairs, Tests, parsed
 
 Columns = Mapping[str, Any]
@@ -51,11 +52,11 @@ def _defines(code: str, name: str) -> bool:
     return tree is not None and any(isinstance(n, kinds) and n.name == name for n in tree.body)
 
 
-def _own(row: Columns, code: str) -> Tests:
-    tests = row["tests"]
+def _own(row: Columns, code: str, column: str = "tests") -> Tests:
+    tests = row[column]
     if isinstance(tests, str):
         return split(tests)
-    items = _list(tests, "tests")
+    items = _list(tests, column)
     if items and all(isinstance(item, Mapping) for item in items):
         return _pairs([item.get("input", "") for item in items], [item.get("output") for item in items])
     return split(items)
@@ -113,6 +114,7 @@ _READERS: dict[tuple[str, ...], Callable[[Columns, str], Tests]] = {
     ("input_output",): _apps,
     ("public_test_cases",): _live_code_bench,
     ("inputs", "outputs"): _inputs,
+    ("test",): partial(_own, column="test"),
 }
 
 
@@ -145,6 +147,8 @@ def _calls(code: str, name: Any, inputs: Sequence[Any], outputs: Sequence[Any]) 
 def _counted(tests: Tests) -> Tests:
     if not (tests.tests if isinstance(tests, Asserts) else tests.pairs):
         raise BadTests("there are none")
+    if isinstance(tests, Asserts):
+        check_imports(tests)
     return tests
 
 

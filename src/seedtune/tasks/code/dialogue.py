@@ -11,6 +11,8 @@ import ast
 import builtins
 import json
 import os
+import sys
+import types
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -19,6 +21,8 @@ LONGEST = 2**24
 #: Special methods that a test may use on an object that stays with the code. None of those that compare is there: an
 #: object that says it equals everything would pass every test.
 _SPECIAL: dict[str, Callable[[Any], Any]] = {"len": len, "str": str, "repr": repr, "iter": iter, "next": next}
+#: What tests call the module that the code is, where they import it.
+MODULES = ("solution", "main", "candidate", "your_module")
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -86,9 +90,9 @@ def take_over(number: int) -> BinaryIO:
 def serve(source: str) -> None:
     """Run the code, then do what is asked of it until nobody asks any more."""
     requests, replies = take_over(0), take_over(1)
-    objects: list[Any] = []
-    names: dict[str, Any] = {"__name__": "solution"}
-    failed = None
+    module = types.ModuleType("solution")
+    objects: list[Any] = [module]  # `Remote(0)` of the tests
+    names, failed = module.__dict__, None
     try:
         exec(compile(source, "solution.py", "exec"), names)  # noqa: S102 (in the sandbox)
     except BaseException as e:
@@ -113,6 +117,8 @@ def _done(request: dict[str, Any], objects: list[Any]) -> Any:
         return target(*arguments, **{k: decode(v, objects.__getitem__) for k, v in request["named"].items()})
     if request["do"] == "attribute":
         return getattr(target, *arguments)
+    if request["do"] == "set":
+        return setattr(target, *arguments)
     if request["do"] == "item":
         return target[arguments[0]]
     return _SPECIAL[request["do"]](target)
@@ -199,6 +205,12 @@ class Remote:
             raise AttributeError(name)
         return self._do("attribute", name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_number":
+            object.__setattr__(self, name, value)
+        else:
+            self._do("set", name, value)
+
     def __getitem__(self, key: Any) -> Any:
         return self._do("item", key)
 
@@ -283,6 +295,7 @@ def examine(setup: list[str], tests: list[str]) -> None:
         return
     of_code = set(names)
     names |= {"__name__": "tests", "plain_": plain, "run_test_": run_test}
+    sys.modules.update(dict.fromkeys(MODULES, Remote(0)))  # type: ignore[arg-type]  # all that import takes is attributes
     blamed = False  # what comes after a failure of the code's may fail for it
     for number, source in enumerate(sources, start=-len(setup)):
         Remote.asked = 0

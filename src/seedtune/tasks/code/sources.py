@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import copy
+import sys
 from collections.abc import Iterator, Sequence
 
+from .dialogue import MODULES
 from .verdict import Asserts, BadTests, parsed
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -64,6 +66,26 @@ def can_fail(nodes: Sequence[ast.AST]) -> bool:
         for node in nodes
         for n in ast.walk(node)
     )
+
+
+def check_imports(tests: Asserts) -> None:
+    """Raises BadTests where tests import what is not in the sandbox, other than in a `try`."""
+    for source in (*tests.setup, *tests.tests):
+        nodes = [*ast.walk(parsed(source) or ast.Module([], []))]
+        tried = {id(n) for node in nodes if isinstance(node, ast.Try) for part in node.body for n in ast.walk(part)}
+        for node in nodes:
+            if isinstance(node, _IMPORTS) and id(node) not in tried and not _is_there(node):
+                raise BadTests(
+                    f"they have `{ast.unparse(node):.200}`, but where they run there are Python's own modules alone, "
+                    f"and the code, which they may import as {', '.join(MODULES)}"
+                )
+
+
+def _is_there(node: ast.Import | ast.ImportFrom) -> bool:
+    names = (
+        ["." * node.level + (node.module or "")] if isinstance(node, ast.ImportFrom) else [n.name for n in node.names]
+    )
+    return all(name in MODULES or name.split(".")[0] in sys.stdlib_module_names for name in names)
 
 
 def _running(source: str) -> list[ast.stmt]:

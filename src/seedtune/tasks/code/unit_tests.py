@@ -23,6 +23,8 @@ from .verdict import BadTests, Pairs, Tests, Verdict, check, code_of
 log = logging.getLogger(__name__)
 
 MIB = 2**20
+#: Rows whose tests are read before a run, at most.
+_LOOKED_AT = 1000
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 U = TypeVar("U")
@@ -138,20 +140,42 @@ def adapt(rows: Rows) -> Rows:
     """Rows of a dataset with tests, their prompts worded as ours. Rows whose tests cannot be read are left out, which
     is logged. Raises DataError where that is all of them.
     """
-    left, wrong = [], dict[int, str]()
-    for number, row in enumerate(rows, 1):
+    tests, says = _read(rows)
+    if not tests:
+        raise DataError(f"task: code: {says}")
+    if says:
+        log.warning("task: code: %s They are left out.", says)
+    return [{**rows[n], "prompt": _asked(rows[n], found)} for n, found in tests.items()]
+
+
+def check_rows(rows: Rows, what: str) -> None:
+    """Before a run: that `unit_tests` can be used alone with these rows, of which the first thousand are looked at. It
+    is logged where some have tests that cannot be read. Raises DataError where that is all of them.
+    """
+    tests, says = _read([rows[n] for n in range(min(len(rows), _LOOKED_AT))])
+    if not tests:
+        raise DataError(
+            f"reward function 'unit_tests': {what}: {says} No completion would get a reward: give each row tests that "
+            "can fail (docs/guides/code.md)."
+        )
+    if says:
+        log.warning(
+            "reward function 'unit_tests': %s: %s Completions for such rows get no reward; task: code leaves them out.",
+            what, says,
+        )  # fmt: skip
+
+
+def _read(rows: Rows) -> tuple[dict[int, Tests], str]:
+    """The tests of those rows that have some, by index, and what is wrong with the others, in words."""
+    tests, wrong = dict[int, Tests](), dict[int, str]()
+    for number in range(len(rows)):
         try:
-            tests = tests_of(row, "")
+            tests[number] = tests_of(rows[number], "")
         except BadTests as e:
             wrong[number] = str(e)
-        else:
-            left.append({**row, "prompt": _asked(row, tests)})
-    for number, why in list(wrong.items())[:1]:
-        says = f"the tests of {len(wrong)} of {len(rows)} rows cannot be read. Row {number}: {why}."
-        if not left:
-            raise DataError(f"task: code: {says}")
-        log.warning("task: code: %s They are left out.", says)
-    return left
+    for number, why in wrong.items():
+        return tests, f"the tests of {len(wrong)} of {len(rows)} rows cannot be read. Row {number + 1}: {why}."
+    return tests, ""
 
 
 def _asked(row: Row, tests: Tests) -> Any:
