@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -90,6 +91,20 @@ def test_imports_follow_the_table():
             allowed = {room, "errors", "utils", "__version__", *MAY_IMPORT[room]}
             wrong |= {(module, other) for other in rooms(module) - allowed}
     assert not wrong
+
+
+def test_the_map_of_contributing_names_every_module_and_nothing_else():
+    """But for the commands, which are modules by the commands' names."""
+    map_of_rooms = (SOURCE.parents[1] / "CONTRIBUTING.md").read_text().split("```")[3]
+    named, room = set(), ""
+    for line in map_of_rooms.splitlines()[2:]:
+        room = line[2:16].strip() or room
+        named |= {(room.strip("/"), name) for name in re.findall(r"\w+\.py", line)}
+    there = {(Path(module).parts[0], Path(module).name) for module in modules() if not module.endswith("__init__.py")}
+    assert named - there == set()
+    assert {room for room, _ in there - named} == {"cli"}
+    commands = [importlib.import_module(f"seedtune.cli.{Path(name).stem}") for _, name in there - named]
+    assert all(hasattr(command, "add_arguments") for command in commands)
 
 
 def test_every_room_is_in_the_table():

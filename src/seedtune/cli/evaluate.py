@@ -19,7 +19,7 @@ from ..errors import ConfigError, JournalError
 from ..training.recipe import data_and_rewards, first, resolve
 from ..utils.files import write_text
 from ..utils.paths import local_path
-from .options import add_flags, given, refuse_unknown
+from .options import MODEL, add_flags, given, refuse_unknown
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
@@ -38,7 +38,7 @@ _FLAGS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="Hub id, folder, checkpoint, run folder, patch, or GGUF file")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
         "--base", metavar="MODEL", help="evaluated beside it; default: the base model of the run or patch"
     )

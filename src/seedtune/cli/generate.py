@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import DataError
-from .options import add_flags, given, refuse_unknown
+from .options import MODEL, add_flags, given, refuse_unknown
 
 HELP = "generate completions"
 _FLAGS = (
@@ -18,7 +18,7 @@ _FLAGS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="Hub id, folder, checkpoint, run folder, patch, or GGUF file")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("prompts", metavar="PROMPT", nargs="*", help="the prompts")
     parser.add_argument("--base", metavar="MODEL", help="the base model of a patch or a run, if it is elsewhere now")
     parser.add_argument("--raw", action="store_true", help="no chat template: continue the text as it is")

@@ -20,6 +20,8 @@ FIRST = (
     "model_name_or_path task dataset_name reward_funcs output_dir max_steps max_completion_length "
     "population_size sigma learning_rate"
 ).split()
+#: What commands say of arguments that several of them have.
+MODEL, CONFIG = "Hub id, folder, checkpoint, run folder, patch, or GGUF file", "settings as YAML; recipes/ has examples"
 _FIRST_GROUP = "The ten to begin with"
 
 

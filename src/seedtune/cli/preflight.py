@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 from ..config import yaml_file
 from ..training.recipe import data_and_rewards, resolve
-from .options import add_flags, given, refuse_unknown
+from .options import CONFIG, add_flags, given, refuse_unknown
 
 HELP = "say before a run whether it will learn"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE", help="settings as YAML; recipes/ has examples")
+    parser.add_argument("--config", metavar="FILE", help=CONFIG)
     add_flags(parser)
 
 

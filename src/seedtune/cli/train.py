@@ -15,7 +15,7 @@ from ..training.recipe import data_and_rewards, resolve
 from ..utils.files import write_text
 from ..utils.paths import local_path
 from ..utils.processes import check_alone
-from .options import add_flags, given, refuse_unknown
+from .options import CONFIG, add_flags, given, refuse_unknown
 
 HELP = "fine-tune a model"
 _NOTHING = """there is nothing to train: say which model, data and reward. To see a run first, without anything:
@@ -28,7 +28,7 @@ seedtune train --help lists all settings, the first ten on top."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE", help="settings as YAML; recipes/ has examples")
+    parser.add_argument("--config", metavar="FILE", help=CONFIG)
     parser.add_argument("--resume", action="store_true", help="continue the run in output_dir")
     parser.add_argument("--dry-run", action="store_true", help="check and print the settings, and stop")
     add_flags(parser)

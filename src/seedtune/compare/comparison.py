@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..config.run_config import RunConfig
+from ..config.values import did_you_mean
 from ..errors import ConfigError
 from ..rewards.function import Reward, eval_functions, full_weights, reward_functions
 from ..rewards.lookup import resolve as resolve_function
@@ -105,11 +105,9 @@ def comparison(values: Mapping[str, Any]) -> Comparison:
         for settings in sweep:
             function = settings.pop("function", METHODS.get(str(name)))
             if function is None:
-                near = difflib.get_close_matches(str(name), METHODS, 1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise ConfigError(
                     f"there is no method {name!r}; built in are {', '.join(METHODS)}. A method of your own needs "
-                    f"`function: file.py:name` (docs/guides/compare.md).{hint}"
+                    f"`function: file.py:name` (docs/guides/compare.md).{did_you_mean(name, METHODS)}"
                 )
             resolve_function(function)  # errors are raised before anything runs
             if name == "es":

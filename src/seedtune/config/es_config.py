@@ -181,7 +181,7 @@ class ESConfig:
     sigma_schedule: str = step(
         "how sigma changes: constant, linear or cosine", "constant", choices=("constant", "linear", "cosine")
     )
-    optimizer: str = step("sgd (the paper's), momentum or adam", "sgd", choices=OPTIMIZERS)
+    optimizer: str = step(f"{', '.join(OPTIMIZERS)}; sgd is the paper's", "sgd", choices=OPTIMIZERS)
     adam_beta1: float = step("momentum's or Adam's first decay", 0.9, at_least=0, at_most=1)
     adam_beta2: float = step("Adam's second decay", 0.999, at_least=0, at_most=1)
     adam_epsilon: float = step("Adam's epsilon", 1e-8)

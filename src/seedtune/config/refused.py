@@ -4,6 +4,8 @@ ignored in silence. `tests/config/test_keys.py` holds the table against the fiel
 
 from __future__ import annotations
 
+from ..es.update import OPTIMIZERS
+
 _RATIO = "there is no ratio to clip or to correct: ES never differentiates the policy, and samples from what it updates"
 _GRADIENTS = "there are no gradients: ES only runs forward"
 _LOSS = "there is no loss; see fitness_shaping"
@@ -17,7 +19,8 @@ _LOADER = "prompts are few and tokenized once, so there is no data loader"
 _DISTRIBUTED = "replicas exchange seeds and rewards, not gradients: set fleet: ray and replicas"
 _EVERY = "every iteration is logged, in metrics.jsonl and to report_to"
 _LEVEL = "messages go through Python's logging, so set its level there: logging.getLogger('seedtune').setLevel(...)"
-_OPTIMIZER = "set optimizer (sgd, momentum, adam), with adam_beta1, adam_beta2, adam_epsilon and weight_decay"
+_UPDATE_RULE = f"set optimizer ({', '.join(OPTIMIZERS)})"
+_OPTIMIZER = f"{_UPDATE_RULE}, with adam_beta1, adam_beta2, adam_epsilon and weight_decay"
 _EVAL_LOSS = "there is no evaluation loss: reward functions and eval_funcs are measured on the center's completions"
 _EVAL_WHEN = "the center is evaluated first, last, and every eval_steps iterations"
 _EVAL_BATCH = "set generation_batch_size, rows per batch"
@@ -77,7 +80,7 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("gradient_checkpointing gradient_checkpointing_kwargs activation_checkpointing", _MEMORY),
     ("activation_checkpointing_kwargs use_gradient_checkpointing", _MEMORY),
     ("disable_dropout", "members and the center always run without dropout"),
-    ("optim", "set optimizer (sgd, momentum, adam)"),
+    ("optim", _UPDATE_RULE),
     ("optim_args adafactor optimizers optimizer_cls_and_kwargs", _OPTIMIZER),
     ("lr", "set learning_rate"),
     ("lr_scheduler_kwargs", "lr_scheduler_type has no parameters but warmup_steps and warmup_ratio"),

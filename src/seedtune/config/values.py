@@ -7,7 +7,7 @@ import difflib
 import math
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -20,9 +20,13 @@ from ..utils.paths import path_text
 def one_of(name: str, value: str, choices: Sequence[str]) -> None:
     """Raises ConfigError, with the nearest choice, when it is none of them."""
     if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}; got {value!r}.{hint}")
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}; got {value!r}.{did_you_mean(value, choices)}")
+
+
+def did_you_mean(value: Any, choices: Iterable[str]) -> str:
+    """A hint at the nearest choice, to go on from a sentence; empty where none is near."""
+    near = difflib.get_close_matches(str(value), choices, 1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _finite(value: Any) -> float:

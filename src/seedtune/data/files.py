@@ -19,7 +19,7 @@ import zstandard
 
 from ..errors import DataError
 from ..tasks.base import Row, Rows
-from .rows import as_rows, is_messages
+from .rows import as_rows, check_names, is_messages
 
 #: Formats by extension. JSON in lines is also called ndjson.
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet", ".arrow", ".feather")
@@ -223,8 +223,7 @@ def _delimiter(path: Path, text: str) -> str:
 def _header(path: Path, names: Sequence[str]) -> list[str]:
     """The names of the columns; those without are called as pandas calls them."""
     found = [name or f"Unnamed: {n}" for n, name in enumerate(names)]
-    if twice := next((name for name in found if found.count(name) > 1), None):
-        raise DataError(f"{path} has two columns called {twice!r}: rename one of them.")
+    check_names(found, str(path))
     return found
 
 
@@ -263,8 +262,7 @@ def _table(path: Path, kind: str) -> Rows:
         else:
             table = _arrow(pyarrow.memory_map(source) if isinstance(source, str) else source)
             names = table.column_names
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise DataError(f"{path} has two columns called {twice!r}: rename one of them.")
+        check_names(names, str(path))
         if kind != ".parquet":
             return datasets.Dataset(table)
         if isinstance(source, str):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..tasks.base import Row, Rows
-from .rows import as_conversations, is_messages, is_null, messages
+from .rows import as_conversations, is_messages, is_null, messages, of_rows
 
 _PREFERENCE = ("chosen", "rejected")
 
@@ -105,10 +105,9 @@ def _from_implicit_prompt(row: dict[str, Any], where: str) -> dict[str, Any]:
 def _check_there(values: Sequence[Any], column: str, what: str) -> None:
     """Raises DataError for rows without a text, which it counts."""
     if empty := [n for n, value in enumerate(values, 1) if _is_empty(value)]:
-        which = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
         raise DataError(
-            f"{what}: {column!r} is empty in {len(empty)} of {len(values)} rows: {which}. Of nothing there is no "
-            f"likelihood: leave them out, dataset.filter(lambda row: row[{column!r}])."
+            f"{what}: {column!r} is empty in {of_rows(empty, values)}. Of nothing there is no likelihood: leave them "
+            f"out, dataset.filter(lambda row: row[{column!r}])."
         )
 
 
@@ -122,9 +121,7 @@ def _is_empty(value: Any) -> bool:
 
 def _check_different(rows: Sequence[Row], what: str) -> None:
     if same := [n for n, row in enumerate(rows, 1) if row["chosen"] == row["rejected"]]:
-        which = ", ".join(map(str, same[:5])) + (", ..." if len(same) > 5 else "")
         raise DataError(
-            f"{what}: 'chosen' and 'rejected' are the same in {len(same)} of {len(rows)} rows: {which}. They say "
-            "nothing of what is preferred: leave them out, "
-            "dataset.filter(lambda row: row['chosen'] != row['rejected'])."
+            f"{what}: 'chosen' and 'rejected' are the same in {of_rows(same, rows)}. They say nothing of what is "
+            "preferred: leave them out, dataset.filter(lambda row: row['chosen'] != row['rejected'])."
         )

@@ -99,16 +99,15 @@ class Prompts:
     def encode(self, engine: Engine | Texts, max_completion_length: int) -> int:
         """Tokenize everything; returns the tokens of the longest row, completion included. Raises DataError."""
         length = 0 if self.texts else max_completion_length
-        self._train_encoded, self._eval_encoded = (
-            engine.encode([row["prompt"] for row in rows], length, tools=self._schemas(rows))
-            for rows in (self.train, self.eval)
-        )
-        if self.texts:
+
+        def encoded(rows: Rows) -> list[Prompt]:
+            prompts = engine.encode([row["prompt"] for row in rows], length, tools=self._schemas(rows))
+            if not self.texts:
+                return prompts
             texts: Texts = engine if isinstance(engine, Texts) else engine.texts
-            self._train_encoded, self._eval_encoded = (
-                texts.give(prompts, [[row[column] for column in self.texts] for row in rows])
-                for prompts, rows in ((self._train_encoded, self.train), (self._eval_encoded, self.eval))
-            )
+            return texts.give(prompts, [[row[column] for column in self.texts] for row in rows])
+
+        self._train_encoded, self._eval_encoded = encoded(self.train), encoded(self.eval)
         return max(p.num_tokens for p in [*self._train_encoded, *self._eval_encoded]) + length
 
     def _schemas(self, rows: Rows) -> list[Any] | None:

@@ -46,7 +46,7 @@ def as_rows(data: Any, what: str) -> Rows:
     elif hasattr(data, "iterrows") and hasattr(data, "to_dict"):  # pandas
         data = _from_pandas(data, what)
     elif hasattr(data, "to_pylist") or hasattr(data, "to_dicts"):  # pyarrow, polars
-        _check_names(getattr(data, "column_names", None) or getattr(data, "columns", []), what)
+        check_names(getattr(data, "column_names", None) or getattr(data, "columns", []), what)
         data = data.to_pylist() if hasattr(data, "to_pylist") else data.to_dicts()
     elif hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         data = list(data) if isinstance(data, Iterable) else [data[n] for n in range(len(data))]
@@ -104,11 +104,11 @@ def _from_datasets(data: Any, what: str) -> Any:
 
 def _from_pandas(data: Any, what: str) -> list[Any]:
     """Rows of a DataFrame, with None for what is missing."""
-    _check_names(data.columns, what)
+    check_names(data.columns, what)
     return data.astype(object).where(data.notna(), None).to_dict("records")
 
 
-def _check_names(names: Iterable[Any], what: str) -> None:
+def check_names(names: Iterable[Any], what: str) -> None:
     known: set[Any] = set()
     for name in names:
         if not isinstance(name, str):
@@ -141,7 +141,7 @@ def _mappings(items: list[Any], what: str) -> list[Row]:
             rows.append({"prompt": item})
         elif not is_null(item):
             raise DataError(f"{what} must hold rows with columns (dicts); row {number} is a {type(item).__name__}.")
-    _check_names(rows[0] if rows else (), what)
+    check_names(rows[0] if rows else (), what)
     _note_dropped(len(items) - len(rows), len(items), what)
     return rows
 
@@ -176,6 +176,11 @@ def is_null(value: Any) -> bool:
 # --- prompts ----------------------------------------------------------------------------------------------------------
 
 
+def of_rows(numbers: Sequence[int], rows: Sequence[Any]) -> str:
+    """How many of all rows these are, and the first of them: `7 of 100 rows: 1, 4, 5, 9, 12, ...`."""
+    return f"{len(numbers)} of {len(rows)} rows: {', '.join(map(str, numbers[:5]))}{', ...' * (len(numbers) > 5)}"
+
+
 def check_prompts(rows: Rows, columns: Sequence[str], what: str) -> Rows:
     """The rows, with every prompt a text or a list of messages. Conversations that are held otherwise (as JSON in a
     cell, as arrays) become lists. Raises DataError for rows without a prompt, and for other prompts.
@@ -185,11 +190,9 @@ def check_prompts(rows: Rows, columns: Sequence[str], what: str) -> Rows:
     held = _column(rows, "prompt")
     missing = [n for n, prompt in enumerate(held, 1) if is_null(prompt)]
     if missing:
-        which = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         raise DataError(
             f"{what}: 'prompt' must be text, or a list of messages with 'role' and 'content'; it is empty (null) in "
-            f"{len(missing)} of {len(held)} rows: {which}. Leave them out: "
-            "dataset.filter(lambda row: row['prompt'] is not None)."
+            f"{of_rows(missing, held)}. Leave them out: dataset.filter(lambda row: row['prompt'] is not None)."
         )
     prompts = as_conversations(held, "prompt", what)
     for number, prompt in enumerate(prompts, 1):

@@ -16,7 +16,9 @@ from .population import Member
 
 F32 = NDArray[np.float32]
 
-OPTIMIZERS = ("sgd", "momentum", "adam")
+#: How many float32 arrays of state each rule keeps for every weight.
+_MOMENTS = {"sgd": 0, "momentum": 1, "adam": 2}
+OPTIMIZERS = tuple(_MOMENTS)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class UpdateRule:
     @property
     def moments(self) -> int:
         """How many float32 arrays of state the rule keeps for each weight."""
-        return {"sgd": 0, "momentum": 1, "adam": 2}[self.optimizer]
+        return _MOMENTS[self.optimizer]
 
     def corrections(self, steps: int) -> tuple[float, float]:
         """Adam's 1 - beta^t after `steps` updates, by repeated multiplication (a power may round differently)."""

@@ -42,7 +42,7 @@ def more_is_better(metric: str) -> bool:
 
 
 def candidate(metric: str, metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Candidate:
-    """From the metrics of an evaluation, and its completions. Raises KeyError where the metric is not there."""
+    """From the metrics of an evaluation, and its completions. Raises ConfigError where the metric is not there."""
     sign, metric = (-1, "eval/reward") if metric == "eval/loss" else (1, metric)
     name = metric.removeprefix("eval/")
     function = name.removeprefix("rewards/").removesuffix("/mean")
@@ -51,7 +51,8 @@ def candidate(metric: str, metrics: Mapping[str, Any], rows: Sequence[Mapping[st
     known = all(value is None or isinstance(value, int | float) for value in per_prompt)
     values = sign * np.array([math.nan if v is None else float(v) for v in per_prompt]) if known else np.array([])
     kl, half = (float(metrics.get(name, default)) for name, default in (("eval/kl", math.nan), ("eval/kl_ci95", 0.0)))
-    return Candidate(int(metrics["step"]), sign * float(metrics[metric]), values, kl, half)
+    value = sign * statistics.metric(metrics, metric, "metric_for_best_model")
+    return Candidate(int(metrics["step"]), value, values, kl, half)
 
 
 def compare(new: Candidate, old: Candidate, *, greater_is_better: bool = True) -> int:

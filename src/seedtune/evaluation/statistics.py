@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..errors import ConfigError
 
 Floats = NDArray[np.float64]
 
@@ -34,6 +36,16 @@ class Estimate:
     def to_json(self) -> dict[str, Any]:
         """As files hold it: `mean`, `ci95` (None where it is not known), `n`."""
         return {"mean": self.mean, "ci95": None if math.isnan(self.half) else self.half, "n": self.count}
+
+
+def metric(metrics: Mapping[str, Any], name: str, setting: str) -> float:
+    """One of an evaluation's metrics, by its name. Raises ConfigError that says which setting named it, and what there
+    is.
+    """
+    if name not in metrics:
+        known = ", ".join(key for key in metrics if key.startswith("eval/"))
+        raise ConfigError(f"{setting}: evaluation has no metric {name!r}; it has: {known}.")
+    return float(metrics[name])
 
 
 def mean(values: Sequence[float] | Floats) -> Estimate:

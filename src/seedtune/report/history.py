@@ -18,6 +18,7 @@ from ..journal.store import NAME, Journal
 from ..utils.files import read_lines
 from ..utils.locks import lock
 from ..utils.paths import AnyPath
+from .format import LABELS
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -120,7 +121,7 @@ class History:
     @property
     def gold_metrics(self) -> list[str]:
         """Names of what is measured and never optimized; the first of them says what is meant."""
-        known = ("reward", "reward_std", "kl", "kl_ci95", "distance", "perplexity", "hacked", "control")
+        known = {"reward", "reward_std", "kl_ci95", "hacked", "control", *LABELS}
         names = [key.removeprefix("eval/") for key in (self.evaluations[0] if self.evaluations else {})]
         found = [n for n in names if n not in known and not n.startswith(("rewards/", "completions/", "time"))]
         column = self.before[0] if self.before else None  # metrics that a function logged have no column there

@@ -25,6 +25,7 @@ from . import countdown
 from .arithmetic import combine, count_solutions, evaluate
 from .base import Message, Row, Rows, Task, text_of
 from .final_answer import contents
+from .prompting import check_style, check_whole
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,10 @@ def configure(
 
     Raises ConfigError.
     """
-    if style not in STYLES:
-        raise ConfigError(f"task_args: style is one of {', '.join(STYLES)}; got {style!r}.")
-    for name, value, least in (
-        ("problems", problems, 1),
-        ("test_problems", test_problems, 1),
-        ("examples", examples, 0),
-    ):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ConfigError(f"task_args: {name} is a whole number of at least {least}, got {value!r}.")
+    check_style(style, STYLES)
+    check_whole("problems", problems, 1)
+    check_whole("test_problems", test_problems, 1)
+    check_whole("examples", examples, 0)
     if not isinstance(seed, int):
         raise ConfigError(f"task_args: seed is a whole number, got {seed!r}.")
     if isinstance(rungs, str) or not isinstance(rungs, Sequence) or not rungs:

@@ -13,10 +13,10 @@ from .base import user
 STYLES = ("chat", "few_shot")
 
 
-def check_style(style: Any) -> None:
+def check_style(style: Any, styles: Sequence[str] = STYLES) -> None:
     """Raise ConfigError for one that there is not."""
-    if style not in STYLES:
-        raise ConfigError(f"task_args: style is one of {', '.join(STYLES)}; got {style!r}.")
+    if style not in styles:
+        raise ConfigError(f"task_args: style is one of {', '.join(styles)}; got {style!r}.")
 
 
 def check_whole(name: str, value: Any, least: int) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config.es_config import ESConfig
-from ..errors import ConfigError
 from ..evaluation import best
 from ..evaluation.best import Candidate
 from ..evaluation.hacking import Rows
@@ -47,7 +46,8 @@ class BestCenter:
         """
         known = next((line["control"] for line in reversed(self.run.evaluations) if "control" in line), None)
         if known and (line := self.run.evaluation(known["best_step"])):
-            self.found, self.verdict = self._candidate(line, self.run.completions(line)), known["verdict"]
+            self.found = best.candidate(self.metric, line, per_prompt(self.run.completions(line)))
+            self.verdict = known["verdict"]
         elif not known:
             for line in self.run.evaluations:
                 self.evaluation(line, self.run.completions(line))
@@ -56,22 +56,13 @@ class BestCenter:
         """Compare the center of an evaluation with the best before, which it replaces if it is better and `sound`: not
         one that counts as diverged. Returns what to record. Raises ConfigError for a metric that evaluations lack.
         """
-        new, greater = self._candidate(metrics, rows), self.greater_is_better
+        new, greater = best.candidate(self.metric, metrics, per_prompt(rows)), self.greater_is_better
         if self.found is None or (sound and best.replaces(new, self.found, greater_is_better=greater)):
             self.found, self.verdict = new, 1
         else:
             self.verdict = best.compare(new, self.found, greater_is_better=greater)
         shown = {"es/best_step": self.found.step} if self.is_result else {}
         return {**shown, "control": {"best_step": self.found.step, "verdict": self.verdict}}
-
-    def _candidate(self, metrics: Mapping[str, Any], rows: Rows) -> Candidate:
-        try:
-            return best.candidate(self.metric, metrics, per_prompt(rows))
-        except KeyError:
-            known = ", ".join(name for name in metrics if name.startswith("eval/"))
-            raise ConfigError(
-                f"metric_for_best_model: evaluation has no metric {self.metric!r}; it has: {known}."
-            ) from None
 
     def hand_back(self) -> str:
         """Make the best center the run's; returns what to tell the user."""

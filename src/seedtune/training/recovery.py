@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ModelError, NotFiniteError
+from ..report.signal import where
 from .best_center import BestCenter
 from .guard import HALF, MAX_RETURNS, Guard
 from .run import Run
@@ -75,7 +76,7 @@ class Recovery:
             return f"Ended after iteration {t}: {reason}{times}."
         scale = float(f"{self.guard.scale:.2g}")
         told = "iteration %d: %s. The run returns to %s and goes on with %g times the learning rate."
-        log.warning(told, t, reason, _center_after(to), scale)
+        log.warning(told, t, reason, where(to), scale)
         self._diverged = None
         self.run.go_back(to, scale, reason)
         self.steps.went_back(scale)
@@ -94,14 +95,10 @@ class Recovery:
         if self.watches and len(self.run.journal.returns) < MAX_RETURNS and t < self.run.args.max_steps:
             return self.go_back(reason)
         sound = max((line["step"] for line in self.run.evaluations if line["step"] <= t), default=0)
-        what = _center_after(sound)
+        what = where(sound)
         if sound < t or self.run.center != t:
             try:
                 self.run.go_back(sound, HALF, reason)
             except ModelError as e:  # the base was not kept in memory
                 raise NotFiniteError(f"iteration {t}: {reason}. The journal leads back to {what}.") from e
         return f"Ended after iteration {t}: {reason}. Kept is {what}; try a smaller learning_rate or sigma."
-
-
-def _center_after(t: int) -> str:
-    return f"the center after iteration {t}" if t else "the base model"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config.es_config import ESConfig
 from ..config.values import OPERATORS, parse_rule
-from ..errors import ConfigError
+from ..evaluation import statistics
 from ..rewards.function import Reward, full_weights
 
 log = logging.getLogger(__name__)
@@ -58,10 +58,8 @@ class RewardSchedule:
         if not evaluation:
             return False
         metric, operator, bound = parse_rule(str(until), "reward_weights")
-        if metric not in evaluation:
-            known = ", ".join(name for name in evaluation if name.startswith("eval/"))
-            raise ConfigError(f"reward_weights: evaluation has no metric {metric!r}; it has: {known}.")
-        return bool(OPERATORS[operator](evaluation[metric], bound))
+        value = statistics.metric(evaluation, metric, "reward_weights")
+        return bool(OPERATORS[operator](value, bound))
 
     def state(self) -> dict[str, float]:
         """What the next iterations depend on; nothing where weights do not change."""

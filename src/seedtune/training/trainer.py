@@ -35,6 +35,7 @@ from ..engines.tokenization import tokenizer_of
 from ..errors import ConfigError, DataError, NotFiniteError, RewardError
 from ..es import shaping, update
 from ..es.population import Population
+from ..evaluation import statistics
 from ..evaluation.diversity import diversity_metrics
 from ..journal.record import Iteration
 from ..report.progress import Progress, display
@@ -485,9 +486,8 @@ class ESTrainer:
             return f"A callback ended the run after iteration {t}."
         if not self.run.evaluations or self.run.evaluations[-1]["step"] != t:
             return None
-        self._check_rules(self.run.evaluations[-1])
         for metric, operator, bound in map(parse_rule, self.args.stop_at):
-            value = self.run.evaluations[-1][metric]
+            value = statistics.metric(self.run.evaluations[-1], metric, "stop_at")
             if OPERATORS[operator](value, bound):
                 return f"Ended after iteration {t} by the rule `{metric} {operator} {bound:g}`: it is {value:.3g}."
         return None
@@ -517,7 +517,8 @@ class ESTrainer:
     def _evaluate(self, scorer: Scorer) -> None:
         started, state, comparable = time.perf_counter(), self.events.trainer_state(), self.curriculum is None
         rows, metrics = self.center.full(scorer, self.schedule, state, self.progress.rows, comparable=comparable)
-        self._check_rules(metrics)
+        for metric, *_ in map(parse_rule, self.args.stop_at):
+            statistics.metric(metrics, metric, "stop_at")
         sound = self.recovery.is_sound(metrics)
         found = self.best.evaluation({"step": self.run.step, **metrics}, rows, sound=sound)
         control = found.pop("control", {})
@@ -526,12 +527,6 @@ class ESTrainer:
         self.run.record_evaluation(rows, metrics, control)
         self.progress.evaluated(self.run.step, metrics)
         self.events.evaluated(metrics)
-
-    def _check_rules(self, metrics: Mapping[str, Any]) -> None:
-        for metric, *_ in map(parse_rule, self.args.stop_at):
-            if metric not in metrics:
-                known = ", ".join(name for name in metrics if name.startswith("eval/"))
-                raise ConfigError(f"stop_at: evaluation has no metric {metric!r}; it has: {known}.")
 
     def generate_completions(self, prompts: Sequence[Any]) -> list[dict[str, Any]]:
         """Within `rollout_func`: completions of prompts (text, messages, or lists of tokens) by the member at work, all
