@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
@@ -90,6 +91,31 @@ def test_confidence_in_agreement_and_in_likelihood():
     logprobs = [[math.log(0.5), math.log(0.125)], [math.log(0.25)]]
     found = call(likelihood_calibration, "4", "5", completion_logprobs=logprobs)
     assert found == pytest.approx([1 - 0.75**2, -(0.25**2)])
+
+
+def test_they_agree_with_slow_references():
+    """w y - (q - y)^2, with q as stated, as the share of the group, and as the n-th root of a product."""
+    rng = random.Random(4)
+    for w in (0, 1, 0.5):
+        group = [rng.randrange(3) for _ in range(12)]
+        answers, stated = [rng.choice("456") for _ in group], [rng.randrange(101) for _ in group]
+        p = [[rng.uniform(0.1, 1) for _ in range(rng.randint(1, 4))] for _ in group]
+        how = {"group": group, "correctness": w, "completion_logprobs": [[math.log(x) for x in row] for row in p]}
+        both = call(calibration, *[f"{a}. Confidence: {q}%" for a, q in zip(answers, stated, strict=True)], **how)
+        shares, likelihoods = (call(f, *answers, **how) for f in (majority_calibration, likelihood_calibration))
+        for n, answer in enumerate(answers):
+            same = [m for m in range(12) if group[m] == group[n]]
+            share = sum(answers[m] == answer for m in same) / len(same)
+            for found, q in (
+                (both, stated[n] / 100),
+                (likelihoods, math.prod(p[n]) ** (1 / len(p[n]))),
+                (shares, share),
+            ):
+                if found is shares and len(same) == 1:
+                    assert found[n] is None
+                else:
+                    y = 1 if answer == "4" else 0
+                    assert found[n] == pytest.approx(w * y - (q - y) ** 2)
 
 
 def test_what_is_known_is_logged():

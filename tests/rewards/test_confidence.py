@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections import Counter
 from fractions import Fraction
 from functools import partial
+from itertools import combinations
 
+import numpy as np
 import pytest
+import torch
 
+from seedtune.engines.hf.sampler import kl_from_uniform
 from seedtune.errors import ConfigError
 from seedtune.rewards.answers import answer_in
-from seedtune.rewards.builtin import check_arguments
+from seedtune.rewards.builtin import CALIBRATION, CONFIDENCE, LIKELIHOOD, check_arguments
 from seedtune.rewards.confidence import (
     discrete_semantic_entropy,
     majority,
@@ -162,6 +167,40 @@ def test_semantic_density_weighs_by_distance(monkeypatch):
     )
 
 
+def test_semantic_density_agrees_with_a_slow_reference(monkeypatch):
+    """sum_i w_i K(y, y_i) / sum_i w_i over different texts, with distances of any kind."""
+    from seedtune.rewards.equivalence import Exact
+
+    rng = random.Random(5)
+    between = {frozenset(pair): rng.uniform(0, 1.5) for pair in combinations("abcd", 2)}
+    distance = lambda a, b: 0.0 if a == b else between[frozenset((a, b))]  # noqa: E731
+    monkeypatch.setattr(Exact, "squared_distance", lambda self, a, b, q: distance(a, b))
+    for _ in range(30):
+        texts = [rng.choice("abcd") for _ in range(6)]
+        of_text = {text: [rng.uniform(-3, 0) for _ in range(rng.randint(1, 5))] for text in "abcd"}
+        found = call(semantic_density, *texts, logprobs=[of_text[text] for text in texts])
+        for text, density in zip(texts, found, strict=True):
+            total, near = 0.0, 0.0
+            for other in set(texts):
+                likelihood = math.prod(math.exp(x) for x in of_text[other]) ** (1 / len(of_text[other]))
+                kernel = 1 - distance(text, other) if distance(text, other) <= 1 else 0.0
+                total, near = total + likelihood, near + likelihood * kernel
+            assert density == pytest.approx(near / total)
+
+
+def test_self_certainty_agrees_with_a_slow_reference():
+    """-1 / (n V) sum_i sum_j log(V p(j)), from the distributions of a completion's tokens."""
+    rng = np.random.default_rng(2)
+    for tokens, size in ((1, 3), (4, 7), (9, 2)):
+        p = rng.dirichlet(np.ones(size), tokens)
+        slow = 0.0
+        for i in range(tokens):
+            for j in range(size):
+                slow -= math.log(size * p[i, j]) / (tokens * size)
+        kl = kl_from_uniform(torch.from_numpy(p).log()).tolist()
+        assert self_certainty(completion_kl_uniform=[kl]) == [pytest.approx(slow)]
+
+
 def test_self_certainty_is_the_mean_kl_from_uniform():
     """A vocabulary of two, p = (3/4, 1/4): KL(U || p) = 1/2 log(2/3) + 1/2 log 2 = log(2 / sqrt 3)."""
     p = [0.75, 0.25]
@@ -188,3 +227,8 @@ def test_majority_agrees_with_counting():
         assert call(majority, *texts) == [float(t == label) for t in texts]
         share = Fraction(texts.count(label), len(texts))
         assert sum(call(majority, *texts)) / len(texts) == float(share)
+
+
+@pytest.mark.parametrize("function", [*CONFIDENCE, *CALIBRATION, *LIKELIHOOD])
+def test_each_says_where_it_is_from(function):
+    assert re.search(r"arXiv\s\d{4}\.\d{5}|doi\s10\.", " ".join(function.__doc__.split()))

@@ -1,9 +1,9 @@
 """Rewards for knowing what one knows: a confidence against whether the answer is right, by Brier's score.
 
 The reward is w y - (q - y)^2, where q is the confidence, from 0 to 1, and y is 1 for a right answer, else 0. The square
-alone (Brier, 1950) is best for whoever is surely wrong; with w = 1, the default, answering right and saying how sure
-one is both pay (Damani et al., arXiv 2507.16806: correctness plus a proper score). All take `correctness` (w),
-`correct`, `equivalence` and `answer` (see `_rewards`).
+alone (Brier, 1950) is best for whoever is surely wrong; with w = 1, the default, it is R_RLCR of Damani et al. (arXiv
+2507.16806): answering right and saying how sure one is both pay. All take `correctness` (w), `correct`, `equivalence`
+and `answer` (see `_rewards`).
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ _STATED = re.compile(
 
 
 def calibration(*, completions: Sequence[Any], **call: Any) -> Rewards:
-    """Of the confidence that a completion states, such as `Confidence: 80%`; the last one counts. Who states none has
-    the score of one who is sure and wrong.
+    """w y - (q - y)^2 of the confidence q that a completion states, such as `Confidence: 80%`; the last one counts. Who
+    states none has the score of one who is sure and wrong. Damani et al. (arXiv 2507.16806), their formula of R_RLCR.
     """
     confidences = [stated_confidence(text_of(completion)) for completion in completions]
     return _rewards(confidences, completions=completions, **call)
 
 
 def majority_calibration(*, completions: Sequence[Any], group: Sequence[int], **call: Any) -> Rewards:
-    """Of the confidence that lies in how many completions of a group give the same answer: their share. A group of one
-    is left out.
+    """w y - (q - y)^2 (see `calibration`) of the confidence that lies in how many completions of a group give the same
+    answer: q is their share, P(C_i) of discrete semantic entropy (Farquhar et al., doi 10.1038/s41586-024-07421-0,
+    Methods). A group of one is left out.
     """
     call |= {"completions": completions, "group": group}
     confidences, alone = [0.0] * len(completions), set[int]()
@@ -52,7 +53,10 @@ def majority_calibration(*, completions: Sequence[Any], group: Sequence[int], **
 
 
 def likelihood_calibration(*, completion_logprobs: Sequence[Sequence[float]], **call: Any) -> Rewards:
-    """Of the confidence that lies in a completion's likelihood: the geometric mean of its tokens' probabilities."""
+    """w y - (q - y)^2 (see `calibration`) of the confidence that lies in a completion's likelihood: q is the geometric
+    mean of its tokens' probabilities, exp of the log-probability with "length normalization" (Farquhar et al., doi
+    10.1038/s41586-024-07421-0, Methods).
+    """
     return _rewards([math.exp(log_likelihood(logprobs)) for logprobs in completion_logprobs], **call)
 
 

@@ -26,9 +26,9 @@ def semantic_entropy(
     """Minus the entropy of what the completions of a group mean, in nats: 0 when all mean the same.
 
     Farquhar et al. (Nature 2024, doi 10.1038/s41586-024-07421-0, Methods): with C_i the clusters of completions that
-    mean the same, P(C_i) = sum over s in C_i of p(s), made to add up to 1, and SE = -sum_i P(C_i) log P(C_i).
-    `per_token`: p(s) is the geometric mean of its tokens' probabilities, else their product, of which long completions
-    have next to nothing.
+    mean the same, P(C_i) = sum over s in C_i of p(s), made to add up to 1 (eq. 2), and SE = -sum_i P(C_i) log P(C_i)
+    (eq. 5, their estimator). `per_token`: p(s) is the geometric mean of its tokens' probabilities (their "length
+    normalization"), else their product, of which long completions have next to nothing.
     """
 
     def score(g: AnswerGroup) -> Rewards:
@@ -39,8 +39,8 @@ def semantic_entropy(
 
 
 def discrete_semantic_entropy(*, group: Sequence[int], **call: Any) -> Rewards:
-    """`semantic_entropy` without likelihoods: P(C_i) is the share of completions in the cluster (Farquhar et al.,
-    Methods, discrete semantic entropy).
+    """`semantic_entropy` without likelihoods: P(C_i) of eq. 5 is the share of completions in the cluster (Farquhar et
+    al., Nature 2024, doi 10.1038/s41586-024-07421-0, Methods, "Computing the semantic entropy").
     """
 
     def score(g: AnswerGroup) -> Rewards:
@@ -52,9 +52,10 @@ def discrete_semantic_entropy(*, group: Sequence[int], **call: Any) -> Rewards:
 def semantic_density(*, group: Sequence[int], completion_logprobs: Sequence[Sequence[float]], **call: Any) -> Rewards:
     """How much of the group's likelihood is near in meaning to a completion, from 0 to 1; each has its own.
 
-    Qiu and Miikkulainen (NeurIPS 2024, arXiv 2405.13845): SD(y) = sum_i w_i K(y, y_i) / sum_i w_i over the different
-    texts y_i of the group, where w_i = p(y_i)^(1 / length) and K = 1 - E|v - v_i|^2 where that is at most 1, else 0:
-    Epanechnikov's kernel without its constant. The squared distance of two meanings is the equivalence's.
+    Qiu and Miikkulainen (NeurIPS 2024, arXiv 2405.13845), by their formula of semantic density: SD(y) = sum_i w_i K(y,
+    y_i) / sum_i w_i over the different texts y_i of the group, where w_i = p(y_i)^(1 / length) and K = 1 - E|v - v_i|^2
+    where that is at most 1, else 0: Epanechnikov's kernel without its constant. The squared distance of two meanings is
+    the equivalence's.
     """
 
     def score(g: AnswerGroup) -> Rewards:
@@ -68,8 +69,9 @@ def semantic_density(*, group: Sequence[int], completion_logprobs: Sequence[Sequ
 
 
 def majority(*, group: Sequence[int], **call: Any) -> Rewards:
-    """1 for completions that answer what most of their group do, else 0 (TTRL, Zuo et al., arXiv 2504.16084: the
-    majority's answer is the label). Of several answers that are as frequent the one that came first counts.
+    """1 for completions that answer what most of their group do, else 0: R(y_i, y) of TTRL (Zuo et al., arXiv
+    2504.16084, section 2.2, eq. 3), where the majority's answer y is the label. Of several answers that are
+    as frequent the one that came first counts.
     """
 
     def score(g: AnswerGroup) -> Rewards:
@@ -83,8 +85,9 @@ def majority(*, group: Sequence[int], **call: Any) -> Rewards:
 def self_certainty(*, completion_kl_uniform: Sequence[Sequence[float]], **_: Any) -> Rewards:
     """KL of the next token's distribution from the uniform one, KL(U || p), in nats, mean over a completion's tokens.
 
-    Kang et al. (arXiv 2502.18581): -1 / (n V) sum_i sum_j log(V p(j | x, y_<i)), n tokens, V words in the vocabulary. A
-    completion without tokens is left out.
+    Kang et al. (NeurIPS 2025, arXiv 2502.18581), by their formula of self-certainty (the one of KL, not of cross
+    entropy): -1 / (n V) sum_i sum_j log(V p(j | x, y_<i)), n tokens, V words in the vocabulary. A completion without
+    tokens is left out.
     """
     return [float(np.mean(kl)) if len(kl) else None for kl in completion_kl_uniform]
 

@@ -10,8 +10,9 @@ from .outputs import reads_outputs
 
 @reads_outputs
 def log_likelihood(completion_logprobs: Sequence[Any], **_: Any) -> list[float]:
-    """The mean log-probability per token of the completion, the one that ends it included, in nats: the negative of
-    the loss of supervised fine-tuning (of each row by itself, so that a long one counts no more than a short one).
+    """The mean log-probability per token of the completion, the one that ends it included, in nats: 1 / n sum_i log
+    p(y_i | x, y_<i). The negative of the loss of supervised fine-tuning, of each row by itself, so that a long one
+    counts no more than a short one; "average log-likelihood" in SimPO (Meng et al., arXiv 2405.14734, section 2.2).
     """
     return [float(logprobs.mean()) for logprobs in completion_logprobs]
 
