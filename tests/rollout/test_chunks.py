@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedtune.data.prompts import PromptBatch, sample_prompt_indices
-from seedtune.engines.base import Prompt
+from seedtune.engines.base import Prompt, Sampling
 from seedtune.es.population import CENTER, Population, assign_prompts
-from seedtune.rollout.chunks import make_chunks
+from seedtune.rollout.chunks import ChunkTask, make_chunks
 
 
 def batch(lengths):
@@ -50,6 +50,17 @@ def test_members_answer_the_prompts_of_their_pair_once(lengths, rows, pairs, mix
     assert max(times) - min(times) <= 2  # of a pair
     assert all(len(c.rows) <= rows for c in plan)
     assert assign_prompts([CENTER], len(lengths), per_member) == [tuple(range(len(lengths)))]
+
+
+def test_some_rows_of_a_task_keep_their_members_and_seeds_and_samples_stay_behind():
+    members, prompts = tuple(Population(8).ask(1)[:5]), batch([1, 2, 3, 4, 5]).prompts
+    task = ChunkTask(
+        members, prompts, Sampling(4, first_sampled_row=3), (10, 11, 12, 13, 14), (6, 7, 8), None, (1, 2, 3)
+    )
+    some = task.only([0, 2, 4])
+    assert (some.members, some.prompts) == (members[::2], prompts[::2])
+    assert (some.seed, some.rows, some.episode_seeds) == ((10, 12, 14), (6, 8), (1, 3))
+    assert some.sampling == Sampling(4, first_sampled_row=2)
 
 
 def test_another_iteration_samples_with_other_seeds():

@@ -10,7 +10,9 @@ from runs import config, plain, trainer
 from seedtune import ESTrainer
 from seedtune.data.dataset import episodes
 from seedtune.errors import ConfigError, DataError, NotFiniteError, RewardError
+from seedtune.evaluation.evaluate import evaluate
 from seedtune.report.progress import Progress
+from seedtune.training.factory import eval_spec
 from seedtune.training.recipe import data_and_rewards, resolve
 from seedtune.utils.files import read_lines
 from talking import Seen, add, ask, results, talking_tokenizer
@@ -155,7 +157,7 @@ def test_the_model_calls_tools_so_often_at_most(tmp_path, most):
     assert max(sum(m["role"] == "tool" for m in row["messages"]) for row in rows) == most
 
 
-def test_results_for_which_there_is_no_room_are_dropped(tmp_path):
+def test_results_for_which_there_is_no_room_are_dropped(tmp_path, caplog):
     def long(a: int, b: int = 0) -> str:
         """Say much.
 
@@ -171,12 +173,71 @@ def test_results_for_which_there_is_no_room_are_dropped(tmp_path):
     assert {len(row["messages"]) for row in rows} == {1}
     assert any("tool_calls" in row["messages"][0] for row in rows)
     assert all(row["tokens"] <= 48 for row in rows)
+    dropped = sum("tool_calls" in row["messages"][0] and not row["truncated"] for row in rows) / len(rows)
+    line = next(line for line in t.run.history if "reward" in line)
+    assert line["tools/no_room_frequency"] == dropped > 0
+    assert caplog.text.count("a conversation ended as no room was left") == 1
+
+
+class Talkative(Seen):
+    """Says much to some."""
+
+    def reset(self, wanted=0, **_):
+        return super().reset(wanted) + " x" * (600 if wanted % 2 else 3)
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_an_environment_that_says_too_much_ends_its_own_conversation(tmp_path, caplog, low_rank):
+    """Members, seeds and unscored samples stay with their rows."""
+    how = {"perturbation": "lowrank", "rank": 2, "antithetic": True} if low_rank else {}
+    found = []
+    for name, chunk in (("whole", None), ("alone", 1)):
+        caplog.clear()
+        t = made(
+            tmp_path / name, environment_factory=Talkative, reward_funcs=None, log_completions=True, chunk_size=chunk,
+            num_generations=2, temperature=1.0, max_steps=1, drift_samples=2, **how,
+        )  # fmt: skip
+        t.train()
+        assert caplog.text.count("a conversation ended as no room was left") == 1
+        found.append([rows_of(tmp_path / name / "run", file) for file in ("train-1", "eval-1")])
+        assert t.run.history[0]["eval/tools/no_room_frequency"] == 0.5
+        assert t.run.history[-1]["eval/kl"] > 0
+    assert found[0] == found[1]
+    for row in found[0][0]:
+        assert row["prompt"][-1]["content"].count(" x") == (600 if row["prompt_index"] % 2 else 3)
+        if row["prompt_index"] % 2:
+            assert (row["messages"], row["tokens"], row["truncated"]) == (
+                [{"role": "assistant", "content": ""}],
+                0,
+                True,
+            )
+            assert 0 <= row["Talkative"] < 0.1
+        else:
+            assert row["tokens"] > 0
+
+
+def test_environments_may_say_too_much_to_all_and_cut_prompts_go_on(tmp_path, caplog):
+    rows = ROWS[1::2]
+    t = made(tmp_path / "all", rows, environment_factory=Talkative, reward_funcs=None, max_steps=1)
+    assert t.evaluate()["eval/tools/no_room_frequency"] == 1
+    t = made(tmp_path / "cut", rows, environment_factory=Talkative, reward_funcs=None, max_prompt_length=400)
+    caplog.clear()
+    assert t.evaluate()["eval/tools/no_room_frequency"] == 0
+    assert not caplog.text, "nothing is said of each"
+    with pytest.raises(DataError, match=r"more than the model's context of 512"):
+        made(tmp_path, [{"prompt": ask(" x" * 600)}], tools=[add])
 
 
 def test_preflight_and_evaluate_talk_too(tmp_path):
     t = made(tmp_path, tools=[add], rows=[{"prompt": ask(f"row {n}")} for n in range(8)])
     assert t.preflight().completions > 0
-    assert "eval/tools/call_frequency" in t.evaluate()
+    during = t.evaluate()
+    alone = evaluate(t.engine, eval_spec(t.args, samples=2), t.prompts.eval, results, tools=t.tools).estimates
+    names = [name for name in during if name.startswith("eval/tools/")]
+    assert len(names) == 4
+    assert during["eval/tools/call_frequency"] > 0
+    assert all(alone[name.removeprefix("eval/")].mean == during[name] for name in names)
+    assert alone["sampled/tools/call_frequency"].count == 8
 
 
 def test_what_does_not_go_with_tools_is_said(tmp_path):

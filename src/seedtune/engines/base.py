@@ -87,7 +87,8 @@ class Sampling:
 class Conversation:
     """A completion of several turns: the `prompt` as the model read it (with what an environment said first), and the
     `messages` behind it (of the assistant and of tools). How often it called a tool, how often that failed, and how
-    many calls could not be read. `kind`, `reward` and `environment`: see `tools.Outcome`.
+    many calls could not be read. `no_room`: it ended as what a tool or an environment said left no room. `kind`,
+    `reward` and `environment`: see `tools.Outcome`.
     """
 
     prompt: Any
@@ -95,6 +96,7 @@ class Conversation:
     calls: int = 0
     failures: int = 0
     malformed: int = 0
+    no_room: bool = False
     kind: str = ""
     reward: float | None = None
     environment: bytes | None = None

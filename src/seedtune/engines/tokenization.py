@@ -126,11 +126,11 @@ class Texts:
                 ids = self._encode(content) if tools is None else self._with_tools(content, tools[number - 1])
             except DataError as e:
                 raise DataError(f"prompt {number}: {e}") from e
-            if not truncate and self.max_prompt_length is not None and len(ids) > self.max_prompt_length:
-                ids, cut = ids[-self.max_prompt_length :], cut + 1
+            if not truncate and len(last := self._last(ids)) < len(ids):
+                ids, cut = last, cut + 1
             if truncate and self.context is not None:
                 ids = ids[: self.context - max_completion_length]
-            if self.context is not None and len(ids) + max_completion_length > self.context:
+            if not self._fits(ids, max_completion_length):
                 raise DataError(
                     f"prompt {number} has {len(ids)} tokens; with max_completion_length {max_completion_length} that "
                     f"is more than {self._limit} of {self.context}. Shorten the prompt or the completion.\n"
@@ -145,6 +145,17 @@ class Texts:
                 "only their last ones are read, so what they begin with is missing."
             )
         return encoded
+
+    def encode_told(self, content: Any, max_completion_length: int, tools: Schemas) -> Prompt | None:
+        """A prompt with what an environment told during the run, as `encode` does it; None: it does not fit."""
+        ids = self._last(self._with_tools(content, tools))
+        return Prompt(content, tuple(ids)) if self._fits(ids, max_completion_length) else None
+
+    def _last(self, ids: list[int]) -> list[int]:
+        return ids if self.max_prompt_length is None else ids[-self.max_prompt_length :]
+
+    def _fits(self, ids: Sequence[int], max_completion_length: int) -> bool:
+        return self.context is None or len(ids) + max_completion_length <= self.context
 
     def _encode(self, content: Any) -> list[int]:
         conversational = not isinstance(content, str)

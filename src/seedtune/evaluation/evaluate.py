@@ -191,6 +191,7 @@ def _means(rollouts: Rollouts, weights: Sequence[float], prefix: str) -> dict[st
         found[f"rewards/{name}" if name in ("reward", "length") else name] = over_prompts(rewards_M_P_G)
     tokens = np.array([completion.num_written for _, _, completion in rollouts.answered()], dtype=np.float64)
     found["length"] = over_prompts(tokens.reshape(rollouts.rewards_F_M_P_G.shape[1:]))
+    found |= {name: Estimate(value, math.nan, found["length"].count) for name, value in rollouts.of_tools().items()}
     return {prefix + name: estimate for name, estimate in found.items()}
 
 

@@ -7,7 +7,7 @@ prompt n // num_generations of the batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,21 @@ class ChunkTask:
     def reads(self) -> bool:
         """Whether the prompts' given completions are read; else completions are decoded."""
         return bool(self.prompts[0].given)
+
+    def only(self, numbers: Sequence[int]) -> ChunkTask:
+        """Some of its rows, by their number in it, in order."""
+        first, scored = self.sampling.first_sampled_row, [n for n in numbers if n < len(self.rows)]
+        return replace(
+            self,
+            members=tuple(self.members[n] for n in numbers),
+            prompts=tuple(self.prompts[n] for n in numbers),
+            sampling=replace(
+                self.sampling, first_sampled_row=None if first is None else sum(n < first for n in numbers)
+            ),
+            seed=self.seed if isinstance(self.seed, int) else tuple(self.seed[n] for n in numbers),
+            rows=tuple(self.rows[n] for n in scored),
+            episode_seeds=tuple(self.episode_seeds[n] for n in scored),
+        )
 
 
 def make_chunks(

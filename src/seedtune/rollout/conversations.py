@@ -2,7 +2,8 @@
 
 The meaning of TRL's GRPOTrainer: a conversation goes on while the model calls tools, at most
 `max_tool_calling_iterations` times; results that would leave no room within `max_completion_length` (or the model's
-context) are dropped, and it ends there.
+context) are dropped, and it ends there. One whose environment says so much at the beginning that no room is left has
+one turn, without a word.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..engines.base import Completion, Conversation, Generator, OnCompletions, Prompt, Schemas
+from ..engines.base import Completion, Conversation, Generator, OnCompletions, Prompt, Sampling, Schemas
 from ..engines.tokenization import Texts
 from ..engines.tool_calls import Turn
 from ..errors import DataError
@@ -35,6 +36,7 @@ class _Row:
     calls: int = 0
     failures: int = 0
     malformed: int = 0
+    no_room: bool = False
     turn: Turn | None = None
     running: Future[list[ToolResult]] | None = None
     outcome: Future[Outcome] | None = None
@@ -45,8 +47,9 @@ class _Row:
 
 
 class Conversations:
-    """Of the rows of a task; those behind them (unscored samples) have one turn. `prompts`: with what environments say
-    first. Raises DataError for one that is too long with it, RewardError for an environment that fails.
+    """Of the rows of a task; those behind them (unscored samples) have one turn. `task` is left to decode: without rows
+    that are `over` before their first turn, and with prompts that have what environments say first. Raises RewardError
+    for an environment that fails.
     """
 
     def __init__(self, texts: Texts, task: ChunkTask, pool: ToolPool) -> None:
@@ -54,7 +57,6 @@ class Conversations:
         assert task.context.tools is not None
         self.texts, self.pool, self.context = texts, pool, task.context
         self.limit, self.keeps = task.sampling.max_completion_length, task.context.keeps_environments
-        self.rows: list[_Row] = []
         tools, batch = task.context.tools, task.context.batch
         begun = []
         for row, prompt, seed in zip(task.rows, task.prompts, task.episode_seeds, strict=False):
@@ -66,18 +68,29 @@ class Conversations:
                 del reset["environment"]
             key, told = pool.start(name, reset, seed)
             begun.append((key, prompt, tools.schemas[name], told))
-        for key, prompt, schemas, told in begun:
-            observation = pool.result(told)
-            self.rows.append(_Row(key, self._with(prompt, observation, schemas), schemas))
-        self.prompts = [*(row.prompt for row in self.rows), *task.prompts[len(self.rows) :]]
+        rows = [self._row(key, prompt, pool.result(told), schemas) for key, prompt, schemas, told in begun]
+        prompts = [*(row.prompt for row in rows), *task.prompts[len(rows) :]]
+        self._numbers = [n for n in range(len(prompts)) if n >= len(rows) or not rows[n].no_room]
+        self.task = replace(task, prompts=tuple(prompts)).only(self._numbers)
+        self.rows = [rows[n] for n in self._numbers if n < len(rows)]
+        self.over = {n: self._silent(row, task.sampling) for n, row in enumerate(rows) if row.no_room}
 
-    def _with(self, prompt: Prompt, observation: str | None, tools: Schemas) -> Prompt:
-        """The prompt, with what the environment said at the end of its last message, as in TRL."""
+    def _row(self, key: int, prompt: Prompt, observation: str | None, tools: Schemas) -> _Row:
+        """With what the environment said at the end of the prompt's last message, as in TRL."""
         if observation is None:
-            return prompt
+            return _Row(key, prompt, tools)
         *before, last = prompt.content
         content = [*before, {**last, "content": (last.get("content") or "") + observation}]
-        return self.texts.encode([content], self.limit, tools=[tools])[0]
+        told = self.texts.encode_told(content, self.limit, tools)
+        return _Row(key, told or Prompt(content, ()), tools, no_room=told is None)
+
+    def _silent(self, r: _Row, sampling: Sampling) -> Completion:
+        r.messages.append({"role": "assistant", "content": ""})
+        self._end(r)
+        empty = self.texts.completion(
+            [], [] if sampling.logprobs else None, kl_uniform=[] if sampling.kl_uniform else None
+        )
+        return self._finished(r, empty)
 
     # --- turns, as the engine asks for them ---------------------------------------------------------------------------
 
@@ -108,6 +121,7 @@ class Conversations:
         messages = [result.message for result in results]
         more = self._suffix(r, messages)
         if more is None or not self._fits(r, len(more)):
+            r.no_room = more is not None
             self._end(r)
             return None
         r.messages += messages
@@ -135,11 +149,15 @@ class Conversations:
     # --- what comes out -----------------------------------------------------------------------------------------------
 
     def finished(self, completions: Mapping[int, Completion]) -> dict[int, Completion]:
-        """Completions with their conversations. Raises RewardError."""
-        return {n: self._finished(n, c) if n < len(self.rows) else c for n, c in completions.items()}
+        """Completions of rows of `task` with their conversations, by their number in the whole chunk. Raises
+        RewardError.
+        """
+        return {
+            self._numbers[n]: self._finished(self.rows[n], c) if n < len(self.rows) else c
+            for n, c in completions.items()
+        }
 
-    def _finished(self, row: int, completion: Completion) -> Completion:
-        r = self.rows[row]
+    def _finished(self, r: _Row, completion: Completion) -> Completion:
         assert r.outcome is not None
         outcome: Outcome = self.pool.result(r.outcome)
         return replace(
@@ -147,8 +165,8 @@ class Conversations:
             text=str(r.messages[-1]["content"]) if r.messages[-1]["role"] == "assistant" else "",
             mask=tuple(r.mask[: len(completion.ids)]),
             conversation=Conversation(
-                r.prompt.content, tuple(r.messages), r.calls, r.failures, r.malformed, outcome.kind, outcome.reward,
-                outcome.environment,
+                r.prompt.content, tuple(r.messages), r.calls, r.failures, r.malformed, r.no_room, outcome.kind,
+                outcome.reward, outcome.environment,
             ),
         )  # fmt: skip
 
@@ -159,6 +177,10 @@ def generate(generator: Generator, task: ChunkTask, pool: ToolPool | None, on_co
         generator.generate(task.prompts, task.sampling, task.seed, on_completions)
         return
     turns = Conversations(generator.texts, task, pool)
-    generator.converse(
-        turns.prompts, task.sampling, task.seed, lambda rows: on_completions(turns.finished(rows)), turns
-    )
+    left = turns.task
+    if turns.over:
+        on_completions(turns.over)
+        if not left.prompts:
+            return
+        generator.set_members(left.members)
+    generator.converse(left.prompts, left.sampling, left.seed, lambda rows: on_completions(turns.finished(rows)), turns)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.prompts import PromptBatch
-from ..engines.base import Completion, Conversation
+from ..engines.base import Completion
 from ..errors import RewardError
 from ..es.aggregate import MEAN, Aggregate
 from ..es.population import Member
@@ -179,11 +179,25 @@ class Rollouts:
         out["completions/clipped_ratio"] = float(np.mean([c.truncated for c in flat]))
         if self.batch.reads:
             out |= self._likelihood()
-        if talks := [c.conversation for c in flat if c.conversation is not None]:
-            out |= _of_tools(talks)
+        out |= self.of_tools()
         for name, rewards in zip(self.names[len(weights) :], self.rewards_F_M_P_G[len(weights) :], strict=True):
             out[name], _ = _mean_and_std(rewards)
         return {**self.logged, **out}
+
+    def of_tools(self) -> dict[str, float]:
+        """Of conversations. TRL's: calls per completion, and the share that failed; and the share of completions that
+        have a call which could not be read, and of those that ended as no room was left.
+        """
+        talks = [c.conversation for _, _, c in self.answered() if c.conversation is not None]
+        if not talks:
+            return {}
+        calls = sum(talk.calls for talk in talks)
+        return {
+            "tools/call_frequency": calls / len(talks),
+            "tools/failure_frequency": sum(talk.failures for talk in talks) / calls if calls else 0.0,
+            "tools/malformed_frequency": sum(talk.malformed > 0 for talk in talks) / len(talks),
+            "tools/no_room_frequency": sum(talk.no_room for talk in talks) / len(talks),
+        }
 
     def _likelihood(self) -> dict[str, float]:
         """Of given completions: the loss of supervised fine-tuning, over all tokens, in nats; and exp of it."""
@@ -218,18 +232,6 @@ class Rollouts:
             for m, row, completion in self.answered()
             for p, g in [divmod(row, self.num_generations)]
         ]
-
-
-def _of_tools(talks: Sequence[Conversation]) -> dict[str, float]:
-    """TRL's: calls per completion, and the share that failed; and of completions, those with a call that could not be
-    read.
-    """
-    calls = sum(talk.calls for talk in talks)
-    return {
-        "tools/call_frequency": calls / len(talks),
-        "tools/failure_frequency": sum(talk.failures for talk in talks) / calls if calls else 0.0,
-        "tools/malformed_frequency": sum(talk.malformed > 0 for talk in talks) / len(talks),
-    }
 
 
 def _prompt_of(completion: Completion, content: Any) -> Any:

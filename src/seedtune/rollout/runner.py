@@ -5,6 +5,7 @@ executor has the chunks decoded, here or elsewhere; results do not depend on it.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +26,14 @@ from .reading import read
 from .rollout_func import RolloutFunc
 from .rollouts import Clock, Rollouts
 
+log = logging.getLogger(__name__)
+
+#: Said once.
+NO_ROOM = (
+    "a conversation ended as no room was left: a tool's result did not fit max_completion_length, or what an "
+    "environment said first left less than that of the model's context. It counts as it is (as in TRL, without the "
+    "result); tools/no_room_frequency is the share of such conversations. Let tools and environments say less."
+)
 #: Rows done, rows in all, and new tokens since the last call.
 OnRows = Callable[[int, int, int], None]
 #: The number of a chunk, and rows of it that have ended.
@@ -150,6 +159,7 @@ class RolloutRunner:
         self.executor, self.spec, self.mixes_members = executor, spec, mixes_members
         self.max_dropped_members = max_dropped_members
         self.should_stop: Callable[[], bool] = lambda: False
+        self._told_of_room = False
 
     def plan(self, members: Sequence[Member], batch: PromptBatch, iteration: int) -> list[Chunk]:
         """The chunks of a rollout."""
@@ -215,10 +225,14 @@ class RolloutRunner:
         dropped = self.executor.execute(job)
         with job.clock.measure("score"):
             batches, scores = collector.gather(missing(dropped))
-        return Rollouts.collect(
+        found = Rollouts.collect(
             members, batch, scorer.names, batches, scores, job.clock.seconds, missing(dropped),
             num_generations=self.spec.num_generations, aggregate=self.spec.aggregate,
         )  # fmt: skip
+        if not self._told_of_room and found.of_tools().get("tools/no_room_frequency"):
+            log.warning(NO_ROOM)
+            self._told_of_room = True
+        return found
 
 
 def _task(chunk: Chunk, members: Sequence[Member], context: EvalContext, unscored: UnscoredSamples | None) -> ChunkTask:
