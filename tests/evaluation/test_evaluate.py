@@ -189,5 +189,18 @@ def test_different_prompts_with_the_same_answer_are_reported():
     assert not same_answers(before, answers(*"aaaabcde"))
     assert not same_answers(answers(*"yyyyyyyn"), answers(*"yyyyyyyy")), "it was so before"
     assert not same_answers(before[:3], answers("x", "x", "x")), "too few"
+    said = str(same_answers(before, answers("Yes.", "yes", "**Yes**", " yes!", "No", "Yes", "yes", "no"))[0])
+    assert said == "6 of 8 different prompts get the same answer: 'Yes.'"
+    assert not same_answers(answers(*["Yes.", "yes"] * 3, "no", "maybe"), answers(*["yes"] * 8)), "it was so before"
     one = [{"prompt": "the same", "completion": "x"}] * 8
     assert not same_answers(one, one), "one prompt"
+
+
+def test_an_answer_that_most_prompts_have_in_the_dataset_is_no_finding():
+    before, after = (
+        [{"prompt": str(n), "completion": text} for n, text in enumerate(t)] for t in ("abcd", ["No."] * 4)
+    )
+    assert not same_answers(before, after, {"kind": [1, 1, 1, 1], "solution": ["no", "No", "NO", "yes"]})
+    assert same_answers(before, after, {"solution": ["no", "No", "yes", "yes"]})
+    silent = [{**row, "completion": ""} for row in after]
+    assert same_answers(before, silent, {"input": [""] * 4}), "a column that is empty says nothing"

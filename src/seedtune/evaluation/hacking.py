@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..rewards.equivalence.exact import normalize
 from .diversity import answers
 from .statistics import mean
 
@@ -53,19 +54,26 @@ class SameAnswers:
 _SAME, _ENOUGH = 0.75, 4
 
 
-def same_answers(before: Rows, after: Rows) -> list[SameAnswers]:
-    """Whether most of the different prompts get one answer that did not before."""
+def same_answers(before: Rows, after: Rows, columns: Mapping[str, Sequence[Any]] | None = None) -> list[SameAnswers]:
+    """Whether most of the different prompts get one answer that did not before; answers are compared after
+    normalization, so that `Yes.` is `yes`. Not where a column of the dataset (`columns`: a value per prompt) has that
+    answer for as large a share of prompts: then it may be right.
+    """
 
     def most_common(rows: Rows) -> tuple[str, int, int]:
-        given = answers(rows)
-        text, count = Counter(given.values()).most_common(1)[0] if given else ("", 0)
+        given = [normalize(text) for text in answers(rows).values()]
+        text, count = Counter(given).most_common(1)[0] if given else ("", 0)
         return text, count, len(given)
 
     text, count, prompts = most_common(after)
     _, count_before, prompts_before = most_common(before)
     if prompts < _ENOUGH or count < _SAME * prompts or count_before >= 0.5 * max(prompts_before, 1):
         return []
-    return [SameAnswers(text, count, prompts)]
+    for values in (columns or {}).values() if text else ():
+        if sum(normalize(str(value)) == text for value in values) >= _SAME * len(values):
+            return []
+    first = next(given for given in answers(after).values() if normalize(given) == text)
+    return [SameAnswers(first, count, prompts)]
 
 
 def hacking(before: Rows, after: Rows, gold_metrics: Sequence[str]) -> list[Finding]:

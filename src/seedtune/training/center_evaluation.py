@@ -101,7 +101,8 @@ class CenterEvaluation:
         first = self.run.evaluations[:1]
         before = self.run.completions(first[0]) if first else []
         gold_metrics = [*(f.name for f in self.gold_metrics), *([CORRECT] if after and CORRECT in after[0] else [])]
-        same = [] if self.prompts.texts else same_answers(before, after)
+        columns = self.prompts.evaluation().columns
+        same = [] if self.prompts.texts else same_answers(before, after, columns)
         findings = [*hacking(per_prompt(before), per_prompt(after), gold_metrics), *same]
         for finding in findings:
             log.warning("iteration %d: %s.", self.run.step, finding)
