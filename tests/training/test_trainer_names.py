@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
@@ -75,3 +76,19 @@ def test_a_result_has_numbers_only(tmp_path):
     metrics = trainer(tmp_path, max_steps=1).train().metrics
     assert metrics["step"] == 1
     assert all(isinstance(value, int | float) for value in metrics.values())
+
+
+def test_what_train_returns_has_no_loss_and_says_so(tmp_path):
+    """transformers' is a tuple of global_step, training_loss and metrics."""
+    result = trainer(tmp_path, max_steps=1, eval_steps=1).train()
+    assert result.global_step == 1
+    assert result.metrics["eval/reward"] == pytest.approx(result.metrics["eval/rewards/letters/mean"])
+    with pytest.raises(AttributeError, match=r"no attribute 'training_loss': ES has no loss, .* by name"):
+        result.training_loss  # noqa: B018
+    with pytest.raises(AttributeError, match=r"^'TrainResult' object has no attribute 'loss_of'$"):
+        result.loss_of  # noqa: B018
+    with pytest.raises(TypeError, match="cannot be unpacked: ES has no loss"):
+        _, _, _ = result
+    with pytest.raises(TypeError, match="no item 1: ES has no loss"):
+        result[1]
+    assert copy.deepcopy(result) == result

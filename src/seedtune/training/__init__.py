@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .trainer import ESTrainer, TrainResult
+    from .result import TrainResult
+    from .trainer import ESTrainer
 
 __all__ = ["ESTrainer", "TrainResult"]
 

@@ -59,6 +59,7 @@ from .facts import facts
 from .hub import Hub, add_to_card
 from .preflight import PROMPTS, Preflight, preflight
 from .recovery import Recovery
+from .result import TrainResult
 from .reward_schedule import RewardSchedule
 from .run import Run
 from .step_control import StepControl, StepMeter
@@ -78,19 +79,6 @@ _ALONE = (
     "a prompt is the same for every center, and the base model would be handed back as the best. Set "
     "metric_for_best_model to the metric of a function in eval_funcs, or load_best_model_at_end: false."
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainResult:
-    """What `train` returns: iterations done, the last evaluation, why it ended, whether the user ended it, and the
-    iteration after which the center was best (0: the base model; None: it was never evaluated).
-    """
-
-    global_step: int
-    metrics: dict[str, float]
-    why: str
-    interrupted: bool
-    best_step: int | None = None
 
 
 class ESTrainer:
