@@ -144,7 +144,7 @@ def test_a_run_is_measured_on_what_it_was_trained_for(project, capsys):
     assert main(["export", "out", "--patch", "p.seedtune"]) == 0
     results = []
     assert main(["eval", "p.seedtune", "--samples", "0"]) == 2
-    assert "reward_funcs is missing" in capsys.readouterr().err  # a patch does not say which code is run
+    assert "A patch does not say which code is run" in capsys.readouterr().err
     for what, functions in (("out", []), ("p.seedtune", ["--reward_funcs", "reward.py:short"])):
         assert (
             main(["eval", what, "--samples", "2", "--max_eval_samples", "3", "--json", "result.json", *functions]) == 0
@@ -155,6 +155,18 @@ def test_a_run_is_measured_on_what_it_was_trained_for(project, capsys):
     assert max(row["tokens"] for row in results[0]["completions"]) <= 8
     assert main(["eval", "out", "--task", "conciseness", "--samples", "0", "--json", "result.json"]) == 0
     assert "correct" in json.loads(Path("result.json").read_text())["model"]["metrics"]
+
+
+def test_an_evaluation_without_data_or_rewards_says_what_to_give(project, tiny_folder, capsys):
+    for flags, says in [
+        ([], "there is nothing to evaluate on: set task (conciseness,"),
+        (["--reward_funcs", "correct"], "or dataset_name and reward_funcs. Only a run or a patch of a task"),
+        (["--dataset_name", "data.jsonl"], "reward_funcs is missing, so nothing says what a good completion is"),
+    ]:
+        assert main(["eval", str(tiny_folder), *flags]) == 2
+        assert says in capsys.readouterr().err
+    assert main(["train", "--model_name_or_path", str(tiny_folder)]) == 2
+    assert "there is nothing to train on: set task (conciseness," in capsys.readouterr().err
 
 
 def test_samples_of_given_completions_are_refused(project, tiny_folder, capsys):
@@ -190,6 +202,8 @@ def test_a_run_with_tools_is_evaluated_with_them(project, tmp_path):
     assert "tools" not in own_settings("out", {"task": "conciseness"})
     assert main(["export", "out", "--patch", "p.seedtune"]) == 0
     assert "tools" not in own_settings("p.seedtune", {})
+    assert own_settings("p.seedtune", {})["dataset_name"] == "chat.jsonl"
+    assert "dataset_name" not in own_settings("p.seedtune", {"task": "conciseness"})
     assert main(["eval", "out", "--samples", "0", "--json", "result.json"]) == 0
     rows = json.loads(Path("result.json").read_text())["model"]["completions"]
     assert [row["messages"][0]["role"] for row in rows] == ["assistant"] * 3

@@ -5,10 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaForSequenceClassification, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    LlamaForSequenceClassification,
+    LlavaConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from runs import trainer
 from seedtune.engines import loading
@@ -113,6 +120,23 @@ def test_objects_that_do_not_write(tmp_path):
     ]:
         with pytest.raises(ModelError, match=says):
             trainer(tmp_path, model=model)
+
+
+def test_models_that_return_tuples_say_what_to_do(tmp_path, folder):
+    """transformers fails with them by itself, in the depths."""
+    changed(folder, return_dict=False)
+    model = tiny_llama()
+    model.config.return_dict = False
+    says = r'return_dict is false .*Set "return_dict": true in config\.json, or model\.config\.return_dict = True'
+    rows = [{"prompt": "a", "completion": "b"}]
+    for given in (str(folder), model):
+        with pytest.raises(ModelError, match=says):
+            trainer(tmp_path, model=given)
+        with pytest.raises(ModelError, match=says):
+            trainer(tmp_path, rows, reward_funcs="log_likelihood", model=given)
+    of_images = SimpleNamespace(config=LlavaConfig(text_config={"model_type": "llama", "return_dict": False}))
+    with pytest.raises(ModelError, match=r"^text_config\.return_dict is false"):
+        loading.check_returns(of_images)
 
 
 def test_double_precision_and_autocast_say_what_to_do(tmp_path):

@@ -99,7 +99,7 @@ def _settle_samples(parsed: argparse.Namespace, args: RunConfig) -> None:
     """
     from ..evaluation.evaluate import NOTHING_DRAWN, texts_read
 
-    parts = data_and_rewards(args)
+    parts = data_and_rewards(args, evaluates=True)
     reads = bool(texts_read(parts["reward_funcs"], parts["eval_funcs"], args.reward_args))
     values = {"samples": parsed.samples or None, "k": parsed.k, "success": parsed.success}
     if reads and (asked := [f"--{name}" for name, value in values.items() if value is not None]):
@@ -164,8 +164,10 @@ def _measure(
 def _rows_and_rewards(args: RunConfig) -> dict[str, Any]:
     from ..training import factory
 
-    parts = data_and_rewards(args)
-    rows = parts["eval_dataset"] or first(parts["train_dataset"], args.max_eval_samples)
+    parts = data_and_rewards(args, evaluates=True)
+    rows = parts["eval_dataset"]
+    if rows is None:
+        rows = first(parts["train_dataset"], args.max_eval_samples)
     tools, rewards = factory.tools_and_rewards(
         parts["tools"], parts["environment_factory"], parts["reward_funcs"], args
     )

@@ -74,8 +74,7 @@ def own_settings(name: str, given: dict[str, Any]) -> dict[str, Any]:
         for key in ("reward_funcs", "eval_funcs"):
             if not all(isinstance(name, str) and name in FUNCTIONS for name in found.get(key) or []):
                 del found[key]
-        given = found.get("reward_args") or {}
-        judges = [arguments["correct"] for arguments in given.values() if "correct" in arguments]
+        judges = [args["correct"] for args in (found.get("reward_args") or {}).values() if "correct" in args]
         if not all(isinstance(name, str) and name in FUNCTIONS for name in judges):
             del found["reward_args"]
         found = {key: value for key, value in found.items() if key not in ("tools", "environment_factory")}

@@ -150,6 +150,19 @@ def as_plain_model(model: object) -> PreTrainedModel:
     return model
 
 
+def check_returns(model: PreTrainedModel) -> None:
+    """Raises ModelError for a model that returns tuples: what transformers itself reads in it has names."""
+    config = model.config
+    parts = {f"{part}.": getattr(config, part, None) for part in getattr(config, "sub_configs", {})}
+    for part, own in {"": config, **parts}.items():
+        if getattr(own, "return_dict", True) is False:
+            raise ModelError(
+                f"{part}return_dict is false in the model's configuration, so its layers return tuples, and those of "
+                f'transformers that call them look for names: its own generate fails, too. Set "return_dict": true in '
+                f"config.json, or model.config.{part}return_dict = True."
+            )
+
+
 def save(
     folder: AnyPath,
     model: PreTrainedModel,

@@ -32,18 +32,26 @@ def resolve(from_file: Mapping[str, Any], from_flags: Mapping[str, Any]) -> RunC
     return RunConfig(**with_auto(values))
 
 
-def data_and_rewards(args: RunConfig) -> dict[str, Any]:
-    """Datasets and reward functions for the trainer, the task's or the user's. Raises ConfigError, DataError."""
+def data_and_rewards(args: RunConfig, *, evaluates: bool = False) -> dict[str, Any]:
+    """Datasets and reward functions for the trainer, the task's or the user's; or for an evaluation of a model (it
+    `evaluates`), which differs in what errors say. Raises ConfigError, DataError.
+    """
     if args.task_args and not args.task:
         raise ConfigError("task_args say which variant of a task, and there is none: set task, or leave them out.")
     task = _task(args.task, args.task_args) if args.task else None
     if task is None and args.dataset_name is None and args.environment_factory is None:
+        why = " Only a run or a patch of a task or a named dataset says so itself." if evaluates else ""
         raise ConfigError(
-            f"there is nothing to train on: set task ({', '.join(TASKS)}), or dataset_name and reward_funcs."
+            f"there is nothing to {'evaluate' if evaluates else 'train'} on: set task ({', '.join(TASKS)}), or "
+            f"dataset_name and reward_funcs.{why}"
         )
     rewards: Any = args.reward_funcs or (list(task.rewards) if task else None)
     if not rewards and args.environment_factory is None:
-        raise ConfigError("reward_funcs is missing: give a built-in name, package.module.function or file.py:function.")
+        why = " A patch does not say which code is run: name its functions here." if evaluates else ""
+        raise ConfigError(
+            "reward_funcs is missing, so nothing says what a good completion is: give a built-in name, "
+            f"package.module.function or file.py:function.{why}"
+        )
     gold_metrics: Any = args.eval_funcs or (list(task.gold_metrics) if task else None)
     test: base.Rows | None
     if args.dataset_name is None and task is None:

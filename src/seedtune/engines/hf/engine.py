@@ -96,6 +96,7 @@ class HFEngine:
             torch.set_num_threads(self.runtime.threads)
             cpu.set_threads(self.runtime.threads)
         self.spec, self.name, self.is_changed = spec, spec.model_name_or_path, changed
+        loading.check_returns(model)
         frozen = () if perturbation is INFERENCE_ONLY else freeze(model)
         self.model = model.eval().requires_grad_(False)
         check_finite(model)
