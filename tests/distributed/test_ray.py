@@ -6,8 +6,10 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import socket
+import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -359,6 +361,54 @@ def test_conversations_are_the_same_wherever_they_are_held(tmp_path, tiny_folder
     assert any(m["role"] == "tool" for row in said for m in row["messages"])
     for options in ({"reward_workers": None}, {"reward_workers": 1}):
         assert talked(f"ray-{options['reward_workers']}", fleet="ray", replicas=2, **options) == (alone, said)
+
+
+BESIDE = """
+def score(text):
+    return float(len(text))
+"""
+MINE = '''
+import {name}
+
+
+def f(completions, **_):
+    return [{name}.score(str(c)) for c in completions]
+
+
+def tool(a: int) -> str:
+    """Tell.
+
+    Args:
+        a: what
+    """
+    import {name}
+
+    return str({name}.score("x" * a))
+'''
+
+
+@pytest.mark.parametrize("workers", [None, 1])
+def test_what_lies_beside_a_file_of_rewards_or_tools_is_sent_with_it(tmp_path, tiny_folder, monkeypatch, workers):
+    """Nothing of the folder is there any more when replicas look."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    files, name = tmp_path / "files", f"ray_beside_{workers}"
+    files.mkdir()
+    (files / f"{name}.py").write_text(BESIDE)
+    (files / "mine.py").write_text(MINE.format(name=name))
+    args = replace(
+        SETTINGS, output_dir=str(tmp_path / "ray"), fleet="ray", max_steps=1, reward_workers=workers, eval_steps=0,
+        stop_strings=["e", "a", "0"], max_completion_length=40, log_completions=True,
+    )  # fmt: skip
+    trainer = ESTrainer(
+        str(tiny_folder), f"{files}/mine.py:f", args, [{"prompt": ask(row["prompt"])} for row in ROWS],
+        processing_class=talking_tokenizer(), tools=[f"{files}/mine.py:tool"], progress=Notes(),
+    )  # fmt: skip
+    shutil.rmtree(files)
+    trainer.train()
+    said = read_lines(tmp_path / "ray" / "completions" / "train-1.jsonl")
+    told = [m["content"] for row in said for m in row["messages"] if m["role"] == "tool"]
+    assert told
+    assert all("No module" not in text for text in told), told
 
 
 def stays(log_file, **_):

@@ -13,7 +13,7 @@ from seedtune.cli import model_ref
 from seedtune.errors import ConfigError, JournalError, RewardError
 from seedtune.rewards.call import Batch, call
 from seedtune.rewards.function import Reward, eval_functions, reward_functions
-from seedtune.rewards.serialize import Functions, by_value, load
+from seedtune.rewards.serialize import carried, load
 
 
 def scaled(completions, factor=1.0, **kwargs):
@@ -40,7 +40,7 @@ def test_arguments_reach_functions_of_the_user_and_our_own():
 
 
 def test_arguments_travel_to_other_processes():
-    functions = Functions.of(by_value(reward_functions([scaled, "majority"], {"scaled": {"factor": 2}})))
+    functions = carried(reward_functions([scaled, "majority"], {"scaled": {"factor": 2}}))
     assert call(load(functions.pickled)[0], batch("abc")).rewards == [6]
     assert functions.names == ("scaled", "majority")
 

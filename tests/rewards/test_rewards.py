@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -307,7 +306,7 @@ def test_what_cannot_be_sent_says_so():
 
 def test_partials_and_wrapped_functions_are_the_users_own(tmp_path, monkeypatch):
     """Their own module is `functools`; what must travel is the module of what they stand for."""
-    from seedtune.rewards.serialize import by_value
+    from seedtune.rewards.serialize import carried
 
     (tmp_path / "own_partials.py").write_text(
         "import functools\n"
@@ -319,7 +318,7 @@ def test_partials_and_wrapped_functions_are_the_users_own(tmp_path, monkeypatch)
     import own_partials
 
     for function in (own_partials.length, own_partials.twice, own_partials.named):
-        data = cloudpickle.dumps(by_value([Reward(function)]))
+        data = carried([Reward(function)]).pickled
         there = "import sys, cloudpickle; f = cloudpickle.loads(sys.stdin.buffer.read())[0].function; print(f(['abc']))"
         done = subprocess.run([sys.executable, "-c", there], input=data, capture_output=True, cwd="/", check=False)
         assert done.returncode == 0, done.stderr.decode()

@@ -26,7 +26,7 @@ from ..errors import FleetError, SeedtuneError
 from ..es.population import Population
 from ..rewards.function import Reward
 from ..rewards.scorer import Scorer
-from ..rewards.serialize import by_value
+from ..rewards.serialize import carried
 from ..rollout.collector import ChunkOutput
 from ..rollout.fleet import Update
 from ..rollout.runner import RolloutJob, RolloutRunner, RolloutSpec
@@ -198,11 +198,11 @@ class RayFleet:
         are replicas. Otherwise so many actors on the cluster; 0: this process.
         """
         if any(reward.reads_outputs for reward in rewards):
-            return Scorer(by_value(rewards), workers=1, timeout=timeout, on_replicas=True)
+            return Scorer(carried(rewards), workers=1, timeout=timeout, on_replicas=True)
         if workers is None and self.rollouts.spec.reward_batch != "any":
             workers = self.cluster.replicas
         if workers is None:
-            return Scorer(by_value(rewards), workers=1, timeout=timeout, on_replicas=True)
+            return Scorer(carried(rewards), workers=1, timeout=timeout, on_replicas=True)
         kind = RayScorer if workers else Scorer
         return kind(rewards, workers=workers, timeout=timeout)
 

@@ -14,7 +14,7 @@ import ray
 from ..rewards.call import Batch, Scores, call_all
 from ..rewards.function import Reward
 from ..rewards.scorer import Scorer
-from ..rewards.serialize import by_value, load
+from ..rewards.serialize import carried, load
 from ..utils import signals
 
 #: A batch is sent again to a new actor when its actor's machine is lost; a function that kills its process twice is
@@ -40,7 +40,7 @@ class RayScorer(Scorer):
     """
 
     def __init__(self, rewards: Sequence[Reward], *, workers: int, timeout: float) -> None:
-        super().__init__(by_value(rewards), workers=workers, timeout=timeout)
+        super().__init__(carried(rewards), workers=workers, timeout=timeout)
         self._actors: list[Any] = []
         self._load: list[int] = []
         self._lock, self._closed = threading.RLock(), False  # what actors say comes from another thread

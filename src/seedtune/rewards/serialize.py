@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cloudpickle
 
 from ..errors import RewardError
 from .function import Reward, asked_for
+from .sources import is_own, with_sources
 
 
 @dataclass(frozen=True)
@@ -55,21 +55,24 @@ def load(pickled: bytes) -> list[Reward]:
         ) from e
 
 
-def by_value(rewards: Sequence[Reward]) -> list[Reward]:
-    """The user's own functions, pickled with the code of their modules, which other nodes may lack; others by name."""
-    return [replace(r, source=r.function) if pickle_by_value(r.function) else r for r in rewards]
+def carried(rewards: Sequence[Reward]) -> Functions:
+    """To be called on other nodes: the user's own functions are pickled with the code of their modules, and sent with
+    the sources of what these import (`sources`). Raises RewardError.
+    """
+    modules = [pickle_by_value(r.function) for r in rewards]
+    own = [replace(r, source=r.unbound) if m else r for r, m in zip(rewards, modules, strict=True)]
+    functions = Functions.of(own)
+    return replace(functions, pickled=with_sources(functions.pickled, modules))
 
 
-def pickle_by_value(function: Any) -> bool:
-    """Whether a function or a class is the user's own, not of an installed package. Its module is then pickled, too."""
+def pickle_by_value(function: Any) -> ModuleType | None:
+    """The module of a function or a class, if it is the user's own, not of an installed package; it is pickled with
+    that module's code from here on.
+    """
     while inner := getattr(function, "func", None) or getattr(function, "__wrapped__", None):
         function = inner  # of a partial, of a decorated function
     module = sys.modules.get(getattr(function, "__module__", None) or type(function).__module__)
-    file = getattr(module, "__file__", None)
-    installed = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib", "stdlib")}
-    if module is None or file is None or module.__name__.split(".")[0] == "seedtune":
-        return False
-    if any(place in Path(file).resolve().parents for place in installed):
-        return False
+    if module is None or not is_own(module.__name__, getattr(module, "__file__", None)):
+        return None
     cloudpickle.register_pickle_by_value(module)
-    return True
+    return module

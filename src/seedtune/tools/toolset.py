@@ -11,6 +11,7 @@ import cloudpickle
 from ..errors import ConfigError, DataError, RewardError
 from ..rewards.lookup import resolve
 from ..rewards.serialize import pickle_by_value
+from ..rewards.sources import with_sources
 from .session import Contents, methods_of, named
 
 #: By name; None: one for all rows.
@@ -93,9 +94,10 @@ def _check_names(schemas: Mapping[str | None, Sequence[Mapping[str, Any]]]) -> N
 
 def _pickled(contents: Contents, *, by_value: bool) -> bytes:
     try:
-        for function in (*contents.tools, *contents.factories.values()) if by_value else ():
-            pickle_by_value(function)
-        return bytes(cloudpickle.dumps(contents))
+        own = (*contents.tools, *contents.factories.values()) if by_value else ()
+        modules = [pickle_by_value(function) for function in own]
+        pickled = bytes(cloudpickle.dumps(contents))
+        return with_sources(pickled, modules) if by_value else pickled
     except Exception as e:
         raise ConfigError(
             f"the tools cannot be sent to another process: {type(e).__name__}: {e}. What a tool refers to must be "
