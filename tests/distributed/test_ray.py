@@ -383,7 +383,7 @@ def tool(a: int) -> str:
     """
     import {name}
 
-    return str({name}.score("x" * a))
+    return str({name}.score("x" * (a % 50)))
 '''
 
 
@@ -401,9 +401,10 @@ def test_what_lies_beside_a_file_of_rewards_or_tools_is_sent_with_it(tmp_path, t
     )  # fmt: skip
     trainer = ESTrainer(
         str(tiny_folder), f"{files}/mine.py:f", args, [{"prompt": ask(row["prompt"])} for row in ROWS],
-        processing_class=talking_tokenizer(), tools=[f"{files}/mine.py:tool"], progress=Notes(),
+        processing_class=talking_tokenizer("tool", ["a"]), tools=[f"{files}/mine.py:tool"], progress=Notes(),
     )  # fmt: skip
-    shutil.rmtree(files)
+    start = trainer.fleet.start
+    monkeypatch.setattr(trainer.fleet, "start", lambda batch: (shutil.rmtree(files), start(batch)))
     trainer.train()
     said = read_lines(tmp_path / "ray" / "completions" / "train-1.jsonl")
     told = [m["content"] for row in said for m in row["messages"] if m["role"] == "tool"]

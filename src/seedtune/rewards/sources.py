@@ -7,6 +7,7 @@ import pickletools
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.abc import MetaPathFinder, SourceLoader
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
@@ -38,8 +39,8 @@ def with_sources(pickled: bytes, modules: Iterable[ModuleType | None] = ()) -> b
     """
     names = {*_strings(pickled)} & {*sys.modules}
     for module in modules:
-        if module and is_own(module.__name__, file := getattr(module, "__file__", None)) and file.endswith(".py"):
-            names |= {*_imported(Path(file).read_bytes(), module.__package__ or "")}
+        if module and (code := _code(module.__name__, getattr(module, "__file__", None))):
+            names |= {*_imported(code, module.__package__ or "")}
     sources = _sources(names)
     return bytes(cloudpickle.dumps(_Carried(sources, pickled))) if sources else pickled
 
@@ -102,15 +103,24 @@ def _sources(names: Iterable[str]) -> dict[str, tuple[str, bytes]]:
             continue
         seen.add(name)
         file, folders = _place(name)
-        if not file.endswith(".py") or not is_own(name, file):
+        if (code := _code(name, file)) is None:
             continue
         package = name.rpartition(".")[0]
-        found[name] = file, Path(file).read_bytes()
-        left += [package, *_imported(found[name][1], name if folders else package)]
+        found[name] = file, code
+        left += [package, *_imported(code, name if folders else package)]
     for name in [*found]:  # folders without __init__.py
         while name := name.rpartition(".")[0]:
             found.setdefault(name, (f"{name}/__init__.py", b""))
     return found
+
+
+def _code(module: str, file: str | None) -> bytes | None:
+    """None: not the user's own, or nothing that can be read."""
+    if not file or not file.endswith(".py") or not is_own(module, file):
+        return None
+    with suppress(OSError):
+        return Path(file).read_bytes()
+    return None
 
 
 def _place(name: str) -> tuple[str, list[str]]:
