@@ -167,6 +167,18 @@ def test_preflight_judges_by_what_other_prompts_would_show():
     assert "Only 2 of 256" in judge(rare, center, 0.01, 0.1, 9.0).reasons[0]
 
 
+def test_what_preflight_cannot_tell_from_noise_may_learn():
+    """An estimate below 0, which is noise, is no proof that there is no signal."""
+    anticorrelated = rewards(0.0, 1.0, pairs=32)
+    anticorrelated -= 0.9 * anticorrelated.mean(axis=1, keepdims=True)  # pairs differ less than by chance
+    found = judge(anticorrelated, np.zeros(8), 0.01, 0.1, 9.0)
+    assert found.verdict == "may learn"
+    assert found.interval[0] == found.gain == found.gain_interval[0] == 0.0
+    assert 0.02 < found.interval[1] < 0.5
+    assert "do not tell signal from noise" in found.reasons[0]
+    assert found.settings["population_size"] < 1024, "what it may be, not the least that it can be"
+
+
 def test_single_members_share_prompts_and_are_compared_on_them(tmp_path):
     how = {"antithetic": False, "fitness_shaping": "group", "population_size": 4, "log_completions": True}
     t = made(tmp_path, "run", max_steps=1, **how)
@@ -230,7 +242,7 @@ def test_preflight_of_a_trainer_reads_only(tmp_path):
     t = made(tmp_path, "run", sigma="auto", learning_rate="auto")
     before = t.engine.digest()
     found = t.preflight()
-    assert found.completions == 32 * 6 + 6
+    assert found.completions == 64 * 6 + 6
     assert found.sigma > 0
     assert t.engine.digest() == before
     assert not (tmp_path / "run").exists()

@@ -174,11 +174,17 @@ def interval(
 ) -> tuple[float, float]:
     """A bootstrap interval of the reliability, drawing units anew (rewards of 0 and 1 are far from normal). Prompts are
     not: one that is drawn twice agrees with itself, which is what reliability measures. The same table gives the same
-    interval.
+    interval. Its upper end is never below what the table shows with signs drawn anew, as noise alone would: an estimate
+    that came out below 0 does not show that there is no signal.
     """
     random = np.random.Generator(np.random.Philox(key=1))
     units = len(effects_K_P)
     tables = (effects_K_P[random.integers(units, size=units)] for _ in range(draws))
     found = [variances(table).reliability(prompts) for table in tables]
-    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2]) if not np.isnan(found).all() else (0.0, 1.0)
-    return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+    if np.isnan(found).all():
+        return 0.0, 1.0
+    signs = (random.choice([-1.0, 1.0], size=effects_K_P.shape) for _ in range(draws))
+    noise = [variances(effects_K_P * sign).reliability(prompts) for sign in signs]
+    low, high = (1 - level) / 2, (1 + level) / 2
+    most = max(np.nanquantile(found, high), np.nanquantile(noise, high))
+    return float(np.clip(np.nanquantile(found, low), 0, 1)), float(np.clip(most, 0, 1))

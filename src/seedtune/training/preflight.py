@@ -30,7 +30,7 @@ from . import factory
 from .calibration import Calibration, calibrate
 
 #: Pairs and prompts of the table of rewards: it is as good at telling S from V as its smaller side allows.
-PAIRS, PROMPTS = 16, 8
+PAIRS, PROMPTS = 32, 8
 #: Units times reliability: a step closes M r / (M r + D0) of what is left to gain. With the first a run of a few dozen
 #: iterations gets somewhere; below the second not within hundreds.
 _ENOUGH, _TOO_LITTLE = 2.0, 0.5
@@ -59,11 +59,12 @@ class Preflight:
     reliability: float
     interval: tuple[float, float]
     gain: float
+    gain_interval: tuple[float, float]
     seconds_per_iteration: float
 
     def lines(self) -> list[str]:
         """The report, as text."""
-        low, high = self.interval
+        (low, high), (least, most) = self.interval, self.gain_interval
         per_member = self.settings.get("prompts_per_member", PROMPTS)
         facts = [
             ("verdict", f"{self.verdict}. {' '.join(self.reasons)}"),
@@ -75,7 +76,11 @@ class Preflight:
                 "the share of what pairs differ by that other prompts would show again",
             ),
             ("variance", f"odd {self.odd_variance:.3g}, of which steps follow a part; even {self.even_variance:.3g}"),
-            ("a step", f"closes about {self.gain:.1%} of what is left to gain, in {self.seconds_per_iteration:.0f} s"),
+            (
+                "a step",
+                f"closes about {self.gain:.1%} of what is left to gain ({least:.1%} to {most:.1%}), in "
+                f"{self.seconds_per_iteration:.0f} s",
+            ),
         ]
         settings = [f"  {key}: {str(value).lower() if isinstance(value, bool) else value}" for key, value in
                     self.settings.items()]  # fmt: skip
@@ -127,11 +132,12 @@ def judge(rewards_M_P: Floats, center_P: Floats, sigma: float, seconds_each: flo
     low, high = reliability.interval(odd, per_member) if found.units and odd.shape[1] > 1 else (0.0, 1.0)
     pairs = settings["population_size"] // 2
     verdict, reasons = _verdict(rewards_M_P, r, low, high, pairs)
-    if verdict != "will not learn" and pairs * r < _ENOUGH:
-        settings["population_size"] = _members_needed(r)
+    expected = r if low else (r + high) / 2  # where nothing was shown: the middle of what it may be
+    if verdict != "will not learn" and pairs * expected < _ENOUGH:
+        settings["population_size"] = _members_needed(expected)
     units = settings["population_size"] // 2
-    gain = units * r / (units * r + D0)
-    settings["max_steps"] = min(max(math.ceil(1.5 / max(gain, 1e-3)), 8), 300)
+    gain, expected_gain, *gain_interval = (units * x / (units * x + D0) for x in (r, expected, low, high))
+    settings["max_steps"] = min(max(math.ceil(1.5 / max(expected_gain, 1e-3)), 8), 300)
     known = rewards_M_P[~np.isnan(rewards_M_P)]
     return Preflight(
         verdict,
@@ -149,6 +155,7 @@ def judge(rewards_M_P: Floats, center_P: Floats, sigma: float, seconds_each: flo
         r,
         (low, high),
         gain,
+        (gain_interval[0], gain_interval[1]),
         seconds_each * settings["population_size"] * per_member,
     )
 
@@ -181,6 +188,12 @@ def _verdict(rewards_M_P: Floats, r: float, low: float, high: float, pairs: int)
         ]
     if pairs * low >= _ENOUGH:
         return "will learn", [*reasons, f"{2 * pairs} members per iteration are enough."]
+    if not low:
+        return "may learn", [
+            *reasons,
+            f"Of what pairs differ by, {known.size} completions do not tell signal from noise: up to {high:.0%} may be "
+            "signal, or nothing. A run looks at many more; it hands back the base if nothing is gained.",
+        ]
     if pairs * r >= _ENOUGH:
         return "may learn", [
             *reasons,
