@@ -136,6 +136,22 @@ def test_chatml_without_tools_is_given_some():
     assert more == "<|im_end|>\n<|im_start|>tool\n3<|im_end|>\n<|im_start|>assistant\n"
 
 
+#: As in Qwen3's template, in words of our own: the last turn alone has a thought, which may be empty.
+THOUGHT = "{% if loop.last and m.role == 'assistant' %}<thought>\n\n</thought>\n{% endif %}"
+
+
+def test_a_thought_that_only_the_last_turn_has_is_no_change():
+    """What the model wrote itself is kept as it is, with its own thought or without one."""
+    found, tokenizer = turns(HEAD.replace("{{ m.content", THOUGHT + "{{ m.content") + FORMATS["tags"][0] + TAIL)
+    whole = found.template.render_whole([*ask("x"), {"role": "assistant", "content": "y"}])
+    assert whole == "<|user|>x<|end|><|assistant|><thought>\n\n</thought>\ny<|end|>"
+    said = '<thought>\nlet me see\n</thought>\n<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
+    turn = found.parse(tokenizer(said)["input_ids"], [], [SCHEMA])
+    assert turn.calls == [{"name": "add", "arguments": {"a": 1}}]
+    more = tokenizer.decode(found.suffix(turn, [RESULT], [SCHEMA]))
+    assert more == "<|end|><|user|>3<|end|><|assistant|>"
+
+
 @pytest.mark.parametrize(
     ("template", "why"),
     [
@@ -143,6 +159,10 @@ def test_chatml_without_tools_is_given_some():
         (HEAD + CALL + "<call {{ c.function.name }}={{ c.function.arguments.values() | list }}>{% endfor %}" + TAIL,
          "in a format of its own"),
         ("{{ messages | length }}" + HEAD + FORMATS["tags"][0] + TAIL, "changes earlier turns"),
+        (HEAD + "{% if loop.last %}a{% else %}b{% endif %}" + FORMATS["tags"][0] + TAIL, "changes earlier turns"),
+        (HEAD + THOUGHT.replace("{% if", "{% if not") + FORMATS["tags"][0] + TAIL, "changes earlier turns"),
+        (THOUGHT.replace("loop.last and m.role == 'assistant'", "messages[-1].role == 'assistant'") + HEAD
+         + FORMATS["tags"][0] + TAIL, "changes earlier turns"),
     ],
 )  # fmt: skip
 def test_templates_that_cannot_have_tools_are_refused(template, why):

@@ -194,12 +194,25 @@ class ToolTurns:
         ends = [n for n, token in enumerate(before) if token in self.stops]
         cut = ends[-1] if ends else len(before)
         if whole[:cut] != before[:cut]:
-            raise DataError(
-                "the chat template changes earlier turns when a tool's result is added, so a conversation cannot go on "
-                "from what the model wrote: give its tokenizer a template that keeps them."
-            )
+            earlier = self._tokens(self.template.render_whole(asks[:-1], tools=list(tools)))
+            cut -= _left_out(before[: cut + 1], whole, len(earlier))
         return whole[cut:]
 
     def _tokens(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+
+def _left_out(before: Sequence[int], whole: Sequence[int], earlier: int) -> int:
+    """How many tokens a template writes in the last turn alone, and leaves out of it in a conversation that goes on: an
+    empty thought, as Qwen3's does, which the model never wrote. `before` ends with the end of that turn, and `earlier`
+    tokens are of the turns before it. Raises DataError where anything else changes.
+    """
+    same = next((n for n, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), 0)
+    for count in range(1, len(before) - same - 1) if same >= earlier else ():
+        if whole[same : len(before) - count] == before[same + count :]:
+            return count
+    raise DataError(
+        "the chat template changes earlier turns when a tool's result is added, so a conversation cannot go on from "
+        "what the model wrote: give its tokenizer a template that keeps them."
+    )
