@@ -32,6 +32,9 @@ from .master import CpuMaster, DeviceMaster, digest_sum
 from .perturbation import DTYPES, PerturbationSpec
 from .shard import Shard
 
+#: Elements whose differences are computed at once: of an embedding, all would be as large as the model.
+_PIECE = 1 << 20
+
 
 class Center:
     """The parameters that move (`Selection.parameters`), their master, and the update.
@@ -165,8 +168,9 @@ class Center:
         """The Euclidean distance of the center from the base model."""
         total = 0.0
         for n, (base, shard) in enumerate(zip(self._base_values(), self.shards, strict=True)):
-            if shard.counted:
-                step = self.master.rounded(n, torch.float32).sub_(base.view(-1))
+            for begin in range(0, base.numel() if shard.counted else 0, _PIECE):
+                part = base.view(-1)[begin : begin + _PIECE]
+                step = self.master.rounded(n, torch.float32, begin, begin + len(part)).sub_(part)
                 total += float(step.double().square_().sum())
         return math.sqrt(total)
 

@@ -134,9 +134,10 @@ class MasterWeights(ABC):
         for moment in [*self._first_moments, *self._second_moments]:
             moment.zero_()
 
-    def rounded(self, n: int, dtype: torch.dtype) -> torch.Tensor:
-        """A copy of a parameter of the center, rounded once to `dtype`, flat, on the CPU."""
-        return torch.empty(len(self.weights[n]), dtype=dtype).copy_(self.weights[n])
+    def rounded(self, n: int, dtype: torch.dtype, begin: int = 0, end: int | None = None) -> torch.Tensor:
+        """A copy of (a part of) a parameter of the center, rounded once to `dtype`, flat, on the CPU."""
+        part = self.weights[n][begin:end]
+        return torch.empty(len(part), dtype=dtype).copy_(part)
 
     def _choose_memory(self, size: int) -> tuple[bool, tuple[str, ...]]:
         """Whether `size` bytes of masters and moments go to pinned memory of the host; and remarks."""
