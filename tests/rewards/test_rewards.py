@@ -11,10 +11,12 @@ import time
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
-from seedtune.errors import RewardError
+from seedtune.data.prompts import Prompts
+from seedtune.errors import DataError, RewardError
 from seedtune.rewards.call import Batch, call
-from seedtune.rewards.function import Reward, resolve
+from seedtune.rewards.function import Reward, resolve, reward_functions
 from seedtune.rewards.scorer import Scorer
 
 
@@ -61,6 +63,32 @@ def test_a_file_that_fails_on_import(tmp_path):
     (tmp_path / "bad.py").write_text("1 / 0\n")
     with pytest.raises(RewardError, match=r"fails on import[\s\S]*ZeroDivisionError"):
         resolve(f"{tmp_path}/bad.py:f")
+
+
+@pytest.mark.parametrize("name", ["correct", "conciseness", "math_correct", "calibration", "likelihood_calibration"])
+def test_solutions_that_are_missing_are_said_before_anything_runs(name):
+    """An empty one is in every text, and `None` is a word."""
+    (reward,) = reward_functions(name)
+    reward.check_rows([{"solution": "x"}, {"solution": 5}, {"solution": 0}], "train_dataset")
+    for rows in (
+        [{"solution": "x"}, {"solution": " "}, {"solution": None}],
+        Dataset.from_dict({"solution": ["x", "", None]}),
+    ):
+        with pytest.raises(DataError, match=f"{name}' .* is empty in 2 of 3 rows of train_dataset .*row 2"):
+            reward.check_rows(rows, "train_dataset")
+        prompts = Prompts([{"prompt": "a", "solution": "b"}], [{**row, "prompt": "a"} for row in rows], None)
+        with pytest.raises(DataError, match="2 of 3 rows of eval_dataset"):
+            prompts.check_columns([reward], [])
+
+
+def test_what_another_function_judges_needs_no_solution():
+    (reward,) = reward_functions("calibration", {"calibration": {"correct": "answered"}})
+    reward.check_rows([{"solution": None}], "train_dataset")
+
+
+def test_solutions_may_be_numbers():
+    for name, expected in (("correct", [1, 0]), ("conciseness", [0, -3])):
+        assert resolve(name)(completions=["42", "no 4x"], solution=[42, 42]) == expected
 
 
 def test_columns_are_checked_before_anything_runs():

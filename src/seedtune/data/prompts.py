@@ -82,8 +82,8 @@ class Prompts:
         self, rewards: Sequence[Reward], eval_only: Sequence[Reward], num_generations: int = 1, *, complete: bool = True
     ) -> None:
         """Raises RewardError for a function that requires a column which the rows lack (unless there may be others:
-        they are not `complete`), or several completions per prompt where there is one; DataError where it gives no
-        completion a reward.
+        they are not `complete`), or several completions per prompt where there is one; DataError where one of
+        ours cannot say what is right.
         """
         both = [*rewards, *eval_only]
         parts = [(rewards, self.train, "train_dataset"), (both, self.eval, "eval_dataset")]
@@ -94,7 +94,8 @@ class Prompts:
         for functions, rows, name in parts:
             for reward in functions:
                 reward.check_columns(dataset.columns_of(rows), num_generations, complete=complete, what=name)
-                reward.check_rows(rows, name)
+                if complete:
+                    reward.check_rows(rows, name)
 
     def encode(self, engine: Engine | Texts, max_completion_length: int) -> int:
         """Tokenize everything; returns the tokens of the longest row, completion included. Raises DataError."""

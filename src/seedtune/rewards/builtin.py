@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from .. import sandbox
-from ..errors import ConfigError, RewardError
+from ..errors import ConfigError, DataError, RewardError
 from ..tasks.base import Rows
 from ..tasks.code import unit_tests as programs
 from ..tasks.code.columns import known as has_tests
@@ -30,6 +30,8 @@ LIKELIHOOD = (log_likelihood, preference_margin)
 _OWN = {function.__name__: function for function in (*CONFIDENCE, *CALIBRATION, *LIKELIHOOD)}
 FUNCTIONS: dict[str, Callable[..., Any]] = {**OF_TASKS, **_OWN}
 
+#: Those that compare with the column `solution`.
+_COMPARING = (*CALIBRATION, *(OF_TASKS[name] for name in ("conciseness", "correct", "math_correct")))
 _COMPARE = ("equivalence", "answer")
 _ARGUMENTS: dict[str, Sequence[str]] = {
     **{f.__name__: _COMPARE for f in CONFIDENCE},
@@ -85,11 +87,25 @@ def check_arguments(function: Callable[..., Any], columns: Sequence[str]) -> Non
 
 
 def check_rows(function: Callable[..., Any], rows: Rows, what: str) -> None:
-    """Raise DataError when one of ours, or a partial of it, gives no completion for these rows a reward; it is logged
-    where it gives some none. `what`: what the rows are called.
+    """Raise DataError when one of ours, or a partial of it, cannot say what is right for these rows: no tests can be
+    read, or a solution is missing. `what`: what the rows are called.
     """
-    if innermost(function)[0] is unit_tests:
+    ours, given = innermost(function)
+    if ours is unit_tests:
         programs.check_rows(rows, what)
+    if any(ours is f for f in _COMPARING) and given.get("correct") is None:
+        _check_solutions(ours.__name__, rows, what)
+
+
+def _check_solutions(name: str, rows: Rows, what: str) -> None:
+    solutions = rows["solution"] if hasattr(rows, "column_names") else [row.get("solution") for row in rows]
+    lacking = [number for number, value in enumerate(solutions, 1) if value is None or not str(value).strip()]
+    if lacking:
+        raise DataError(
+            f"reward function {name!r} compares completions with the column 'solution', which is empty in "
+            f"{len(lacking)} of {len(solutions)} rows of {what} (the first is row {lacking[0]}): fill it in, or leave "
+            "these rows out."
+        )
 
 
 def _check_tests(given: Mapping[str, Any], columns: Sequence[str]) -> None:

@@ -170,8 +170,8 @@ class Reward:
                 )
 
     def check_rows(self, rows: Rows, what: str) -> None:
-        """Raise DataError when the function gives no completion for these rows a reward."""
-        check_rows(self.unbound, rows, what)
+        """Raise DataError when one of ours cannot say what is right for these rows."""
+        check_rows(self.function, rows, what)
 
 
 RewardFunc = AnyPath | Callable[..., Any]

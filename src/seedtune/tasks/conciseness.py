@@ -44,9 +44,9 @@ TEST = [
 ]
 
 
-def conciseness(completions: list[Any], solution: list[str], **_: Any) -> list[float]:
+def conciseness(completions: list[Any], solution: list[Any], **_: Any) -> list[float]:
     """-|len(y) - len(s)|, in characters; 0 is best."""
-    return [-float(abs(len(text_of(c)) - len(s))) for c, s in zip(completions, solution, strict=True)]
+    return [-float(abs(len(text_of(c)) - len(str(s)))) for c, s in zip(completions, solution, strict=True)]
 
 
 def answered(completions: list[Any], **_: Any) -> list[float]:
@@ -54,10 +54,10 @@ def answered(completions: list[Any], **_: Any) -> list[float]:
     return [float(bool(re.search(r"\w", text_of(c)))) for c in completions]
 
 
-def correct(completions: list[Any], solution: list[str], **_: Any) -> list[float]:
+def correct(completions: list[Any], solution: list[Any], **_: Any) -> list[float]:
     """1 when the completion contains the solution as whole words, in any case."""
     return [
-        float(bool(re.search(rf"(?<!\w){re.escape(s)}(?!\w)", text_of(c), re.IGNORECASE)))
+        float(bool(re.search(rf"(?<!\w){re.escape(str(s))}(?!\w)", text_of(c), re.IGNORECASE)))
         for c, s in zip(completions, solution, strict=True)
     ]
 
