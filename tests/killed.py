@@ -5,8 +5,8 @@
 The run in FOLDER (low-rank, with a master of half the size, when its name begins with "low") is started, or resumed,
 once a moment; exit codes are printed. A moment is a place in the run and how many times it is passed before:
 "generate:7", "update:2", "journal:3", "checkpoint:1"; "journal" dies with half a line written, "checkpoint" between
-two files. "-" is not killed. Processes are forked from this one, which has imported everything and computed nothing:
-starting Python twenty times over would take minutes.
+two files. "-" is not killed. Processes are forked from this one, which has imported everything and done such a run
+once: what a process loads, compiles and asks for at its first run is most of what a tiny run takes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from runs import ROWS, letters
 from seedtune import ESConfig, ESTrainer
@@ -107,6 +108,9 @@ def in_a_process(folder: Path, moment: str) -> int:
 
 
 if __name__ == "__main__":
+    with TemporaryDirectory() as elsewhere:
+        for name in ("run", "low"):
+            train(Path(elsewhere, name))
     for job in " ".join(sys.argv[1:]).split(" / "):
         folder, *moments = job.split()
         print(*(in_a_process(Path(folder), moment) for moment in moments), flush=True)

@@ -8,6 +8,7 @@ import importlib.util
 import json
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -158,7 +159,6 @@ def test_levels_are_a_column_and_a_curriculum():
     ("task_args", "says"),
     [
         ({"size": 3}, "needs 'name'"),
-        ({"name": "sudok"}, "no dataset 'sudok'; it has: ab, acre"),
         ({"name": "composite"}, "no dataset 'composite'"),
         ({"name": 3}, "name is the name"),
         ({"name": "sudoku", "config": {"x": 1}}, "refuses these settings of sudoku: .*'x'"),
@@ -174,9 +174,20 @@ def test_levels_are_a_column_and_a_curriculum():
          "too few to train on"),
     ],
 )  # fmt: skip
-def test_task_args_that_cannot_be_are_refused(task_args, says):
+def test_task_args_that_cannot_be_are_refused(task_args, says, monkeypatch):
+    """By what makes items, in this process: to start another one takes longer than all else."""
+
+    def here(command, input, **_):
+        return SimpleNamespace(stdout=json.dumps(items.make(json.loads(input))))
+
+    monkeypatch.setattr(reasoning_gym.subprocess, "run", here)
     with pytest.raises(ConfigError, match=says):
         assert builtin("reasoning_gym").with_args(task_args).train
+
+
+def test_a_refusal_comes_out_of_the_process_that_makes_items():
+    with pytest.raises(ConfigError, match="no dataset 'sudok'; it has: ab, acre"):
+        assert builtin("reasoning_gym").with_args({"name": "sudok"}).train
 
 
 def test_without_args_it_says_what_to_set():
