@@ -31,6 +31,14 @@ def messages_as_before():
     logger.handlers = []
 
 
+@pytest.fixture(autouse=True, scope="session")
+def disks_are_not_waited_for():
+    """Every process sees at once what another has written; only a machine that stops loses what was not synced."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A tiny float32 Llama with a byte tokenizer, as a folder."""

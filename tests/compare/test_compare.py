@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -140,9 +140,9 @@ def finished(tmp_path_factory, tiny_folder):
         },
     }  # fmt: skip
     (folder / "compare.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    command = [sys.executable, "-m", "seedtune.cli.main", "compare", "--config", str(folder / "compare.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return folder, done
+    with redirect_stdout(StringIO()) as said, redirect_stderr(said):
+        code = main(["compare", "--config", str(folder / "compare.yaml")])
+    return folder, code, said.getvalue()
 
 
 def results(folder):
@@ -151,9 +151,9 @@ def results(folder):
 
 
 def test_every_cell_is_trained_and_measured(finished):
-    folder, done = finished
+    folder, _, said = finished
     cells = results(folder)
-    assert list(cells) == ["base", "es", "grpo", "own", "broken"], done.stdout + done.stderr
+    assert list(cells) == ["base", "es", "grpo", "own", "broken"], said
     for label, counts in (("es", [8, 16]), ("grpo", [8, 16]), ("own", [8])):
         points = cells[label]["result"]["points"]
         assert [p["num_completions"] for p in points] == counts
@@ -166,16 +166,16 @@ def test_every_cell_is_trained_and_measured(finished):
 
 
 def test_a_cell_that_breaks_is_shown_and_the_others_go_on(finished):
-    folder, done = finished
+    folder, code, said = finished
     assert "seven is not even" in results(folder)["broken"]["error"]
-    assert "broken-seed1 failed" in done.stdout
-    assert done.returncode == 1
-    assert "Traceback" not in done.stdout + done.stderr
+    assert "broken-seed1 failed" in said
+    assert code == 1
+    assert "Traceback" not in said
 
 
 def test_what_is_done_is_not_done_again(finished, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
-    folder, _ = finished
+    folder, *_ = finished
     before = {f: f.stat().st_mtime_ns for f in (folder / "out").glob("*/result.json")}
     assert len(before) == 4
     values = yaml.safe_load((folder / "compare.yaml").read_text())
@@ -293,7 +293,7 @@ def test_every_gold_metric_has_an_interval_over_prompts():
 
 def test_a_comparison_of_0_1_0_is_read_and_continued(finished, tmp_path, capsys):
     """Its files and its settings say `generations` and `truth`."""
-    folder, _ = finished
+    folder, *_ = finished
     shutil.copytree(folder / "out", tmp_path / "out")
     files = [*(tmp_path / "out").glob("*/*.json*"), tmp_path / "out" / "comparison.json"]
     for file in files:
@@ -326,7 +326,7 @@ def test_a_method_of_0_1_0_reads_its_budget_as_generations(tmp_path):
 
 @pytest.mark.parametrize("flag", ["--completions", "--generations"])  # the second: its name in 0.1.0
 def test_a_folder_of_another_comparison_is_left_alone(finished, tmp_path, capsys, flag):
-    folder, _ = finished
+    folder, *_ = finished
     shutil.copytree(folder / "out", tmp_path / "out")
     command = ["compare", "--config", str(folder / "compare.yaml"), "--output_dir", str(tmp_path / "out")]
     assert main([*command, flag, "24"]) == 1
