@@ -90,7 +90,12 @@ def test_a_part_of_the_weights_that_is_missing(folder):
 
 
 def test_places_that_are_no_model(folder):
+    several = folder / "several"
+    for place in (several / "one", several / "two"):  # as PEFT saves adapters by name
+        place.mkdir(parents=True)
+        (place / "adapter_config.json").write_text("{}")
     for name, says in [
+        (several, r"no config\.json: there are models within it, one, two: give one of those"),
         ("", "name is empty"),
         ("https://huggingface.co/Qwen/Qwen2.5-0.5B/tree/main", "'Qwen/Qwen2.5-0.5B'"),
         (folder / "model.safetensors", "is a file: give the folder"),

@@ -7,11 +7,13 @@ import json
 import os
 import re
 import shutil
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -156,6 +158,10 @@ def test_adapters_that_cannot_be_merged_are_refused(tmp_path):
     prompt_tuning.merge_and_unload = None
     with pytest.raises(ModelError, match=r"PROMPT_TUNING.*cannot be merged"):
         of_object(tmp_path, prompt_tuning)
+    switched_off = Adapted(tiny_llama())
+    switched_off.base_model.model.layers[0].disable_adapters = True
+    with pytest.raises(ModelError, match=r"adapter \(LORA\) is switched off: .*enable_adapter_layers"):
+        of_object(tmp_path, switched_off)
     broken = Adapted(tiny_llama())
     broken.merge_and_unload = lambda: 1 / 0
     with pytest.raises(ModelError, match="cannot merge"):
@@ -175,13 +181,19 @@ def test_a_folder_with_an_adapter_takes_peft(tmp_path, monkeypatch):
     folder.mkdir()
     settings = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "base")}
     (folder / "adapter_config.json").write_text(json.dumps(settings))
-    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    with pytest.raises(ModelError, match=r"no adapter_model.safetensors: save the adapter there again"):
+        loading.load(ModelSpec(str(folder)))
+    (folder / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"adapter_model.bin is a pickle, which is never loaded"):
+        loading.load(ModelSpec(str(folder)))
+    save_file({"base_model.model.x.lora_A.weight": torch.ones(2, 2)}, folder / "adapter_model.safetensors")
+    monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(
         ModelError, match=rf"adapter \(LORA\) of '{re.escape(str(tmp_path / 'base'))}'.*pip install peft"
     ):
         loading.load(ModelSpec(str(folder)))
     merging = SimpleNamespace(PeftModel=SimpleNamespace(from_pretrained=lambda base, name: Adapted(base)))
-    monkeypatch.setitem(__import__("sys").modules, "peft", merging)
+    monkeypatch.setitem(sys.modules, "peft", merging)
     model, tokenizer = loading.load(ModelSpec(str(folder)))
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     assert torch.equal(model.lm_head.weight, base.lm_head.weight + 1)
@@ -189,6 +201,23 @@ def test_a_folder_with_an_adapter_takes_peft(tmp_path, monkeypatch):
     (folder / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="both a whole model"):
         loading.load(ModelSpec(str(folder)))
+
+
+def test_an_adapter_with_embeddings_of_more_tokens_grows_its_base(tmp_path, monkeypatch):
+    """As after training with added tokens: PEFT saves both embeddings whole, and loads them into as many rows only."""
+    save_tiny(tmp_path / "base")
+    folder, size = tmp_path / "adapter", len(tiny_tokenizer())
+    folder.mkdir()
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "base")}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    whole = torch.ones(size + 3, 32)
+    names = ("model.embed_tokens.weight", "lm_head.weight")
+    save_file({f"base_model.model.{name}": whole.clone() for name in names}, folder / "adapter_model.safetensors")
+    merging = SimpleNamespace(PeftModel=SimpleNamespace(from_pretrained=lambda base, name: Adapted(base)))
+    monkeypatch.setitem(sys.modules, "peft", merging)
+    model, _ = loading.load(ModelSpec(str(folder)))
+    assert [len(model.get_input_embeddings().weight), len(model.lm_head.weight)] == [size + 3] * 2
+    assert model.config.vocab_size == size + 3
 
 
 @pytest.mark.parametrize("settings", ['{"peft_type": "LORA"}', "[]", "{"])

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -22,6 +23,7 @@ from ..utils.paths import local_path
 log = logging.getLogger(__name__)
 
 CONFIG = "adapter_config.json"
+_WEIGHTS = "adapter_model.safetensors"
 
 
 class Adapter(NamedTuple):
@@ -58,6 +60,13 @@ def read(name: str) -> Adapter | None:
             f"{name!r} holds both a whole model (config.json) and an adapter ({CONFIG}): move the one that you do not "
             "mean out of the folder."
         )
+    if not (folder / _WEIGHTS).is_file():
+        pickles = [file.name for file in folder.glob("adapter_model.*")]
+        what = f"; {pickles[0]} is a pickle, which is never loaded" if pickles else ""
+        raise ModelError(
+            f"{name!r} holds the configuration of an adapter ({kind}), and no {_WEIGHTS}{what}: save the adapter there "
+            "again (save_pretrained of PEFT)."
+        )
     nested = folder / base
     return Adapter(folder, kind, str(nested if nested.is_dir() else base), config.get("revision"))
 
@@ -82,12 +91,27 @@ def merge_folder(adapter: Adapter, base: PreTrainedModel) -> PreTrainedModel:
             "PEFT: pip install peft, or give a folder with the merged model (merge_and_unload, save_pretrained)."
         ) from e
     try:
+        _make_room(adapter, base)
         adapted = PeftModel.from_pretrained(base, str(adapter.folder))
     except Exception as e:
         raise ModelError(
             f"PEFT cannot read the adapter in {str(adapter.folder)!r} onto {adapter.base!r}: {type(e).__name__}: {e}"
         ) from e
     return merge(adapted)
+
+
+def _make_room(adapter: Adapter, base: PreTrainedModel) -> None:
+    """An adapter of a model whose vocabulary grew holds whole embeddings, of more tokens than its base has."""
+    ends = {
+        f"{name}.weight"
+        for name, module in base.named_modules()
+        if module in (base.get_input_embeddings(), base.get_output_embeddings())
+    }
+    with safe_open(adapter.folder / _WEIGHTS, framework="pt") as weights:
+        whole = [key for key in list(weights.keys()) if key.endswith(tuple(ends))]
+        rows = [weights.get_slice(key).get_shape()[0] for key in whole]
+    if max(rows, default=0) > base.get_input_embeddings().weight.shape[0]:
+        base.resize_token_embeddings(max(rows), mean_resizing=False)
 
 
 def is_adapted(model: Any) -> bool:
@@ -104,7 +128,12 @@ def merge(model: Any) -> PreTrainedModel:
     if not _is_peft(model):
         raise ModelError(
             f"the model's layers hold adapters ({kinds}) that were loaded into it (load_adapter, add_adapter): give "
-            "the adapter's folder as model, or merge them: PeftModel.from_pretrained(base, folder).merge_and_unload()."
+            "the adapter's folder as model, or the model of PEFT: PeftModel.from_pretrained(base, folder)."
+        )
+    if any(getattr(module, "disable_adapters", False) is True for module in model.modules()):
+        raise ModelError(
+            f"the model's adapter ({kinds}) is switched off: switch it on to have it merged (enable_adapter_layers), "
+            "or give the model without it (unload)."
         )
     if not callable(getattr(model, "merge_and_unload", None)):
         raise ModelError(

@@ -31,7 +31,7 @@ def check_place(name: str) -> None:
 def _check_folder(name: str, folder: Path) -> None:
     if (folder / "config.json").is_file():
         return
-    within = sorted(file.parent.name for file in folder.glob("*/config.json"))
+    within = sorted({file.parent.name for kind in ("", "adapter_") for file in folder.glob(f"*/{kind}config.json")})
     advice = f"there are models within it, {', '.join(within)}: give one of those" if within else "give one that has it"
     raise ModelError(f"the folder {name!r} holds no model, as it has no config.json: {advice}.")
 

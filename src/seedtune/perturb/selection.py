@@ -78,8 +78,8 @@ def select(model: PreTrainedModel, spec: PerturbationSpec, frozen: Collection[st
     if not movable and (still := [name for name, why in skipped.items() if why == FROZEN]):
         raise ModelError(
             f"of {len(chosen)} parameters in scope {spec.scope!r} {len(still)} are frozen (requires_grad is False), "
-            "and none of the others can move: set requires_grad to True for what training should move, or choose "
-            "another scope."
+            "and none of the others can move: set requires_grad to True for what training should move (of all: "
+            "model.requires_grad_(True), as after merge_and_unload of PEFT, which freezes), or choose another scope."
         )
     if not movable and DOUBLE in skipped.values():
         raise ModelError(
