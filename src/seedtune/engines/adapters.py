@@ -110,7 +110,7 @@ def _make_room(adapter: Adapter, base: PreTrainedModel) -> None:
     with safe_open(adapter.folder / _WEIGHTS, framework="pt") as weights:
         whole = [key for key in list(weights.keys()) if key.endswith(tuple(ends))]
         rows = [weights.get_slice(key).get_shape()[0] for key in whole]
-    if max(rows, default=0) > base.get_input_embeddings().weight.shape[0]:
+    if max(rows, default=0) > len(base.get_input_embeddings().get_parameter("weight")):
         base.resize_token_embeddings(max(rows), mean_resizing=False)
 
 
