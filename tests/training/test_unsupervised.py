@@ -80,10 +80,10 @@ def test_other_runs_measure_no_diversity(tmp_path):
 
 
 def test_a_calibration_reward_brings_its_truths(tmp_path):
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "halves.py").write_text(
         "def half(completions, **_): return [float(n % 2) for n in range(len(completions))]"
     )
-    args = {"calibration": {"correct": f"{tmp_path}/mine.py:half"}}
+    args = {"calibration": {"correct": f"{tmp_path}/halves.py:half"}}
     run = trainer(tmp_path, reward_funcs="calibration", reward_args=args, max_steps=1)
     metrics = run.train().metrics
     assert metrics["eval/calibration/accuracy"] == 0.5
