@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -45,12 +46,16 @@ def tiny_folder(tmp_path_factory):
     return save_tiny(tmp_path_factory.mktemp("tiny"))
 
 
+#: Files that take longest, behind all that starts Ray: one of them as the last would keep one process waiting.
+LONGEST = ("test_compare.py", "test_smollm2.py", "test_processes.py", "test_kill.py", "test_trainer.py")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """Of two processes (pytest-xdist) one runs all that starts Ray, first, as two clusters would slow each other down;
     other files stay whole.
     """
-    items.sort(key=lambda item: item.path.parent.name != "distributed")  # stable
+    items.sort(key=lambda item: (item.path.parent.name != "distributed", item.path.name not in LONGEST))  # stable
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
             folder = item.path.parent.name
@@ -58,6 +63,10 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish(session):
-    """pytest-xdist 3.8 groups nothing with pytest 9.2, without a word."""
+    """What was imported stays: the garbage collector need not look through it again and again. And pytest-xdist 3.8
+    groups nothing with pytest 9.2, without a word.
+    """
+    gc.collect()
+    gc.freeze()
     if getattr(session.config.option, "loadgroup", False):
         assert all("@" in item.nodeid for item in session.items), "use the pytest of constraints.txt"

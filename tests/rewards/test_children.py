@@ -146,7 +146,7 @@ def test_nothing_is_left_behind(tmp_path, how):
         scored(leaves(tmp_path), how)
     else:
         with pytest.raises(RewardError, match="did not return" if how == "hang" else "died while"):
-            scored(leaves(tmp_path), how, timeout=8 if how == "hang" else 60)
+            scored(leaves(tmp_path), how, timeout=5 if how == "hang" else 60)
     left = [int(pid) for pid in (tmp_path / "left").read_text().split()]
     if how == "die":  # who starts a session of its own and loses its parent is out of reach
         os.kill(left.pop(1), signal.SIGKILL)
