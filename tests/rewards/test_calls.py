@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import LlamaForSequenceClassification
 
+from judges import Client, Judge, OutcomeError
 from seedtune.errors import RewardError
 from seedtune.evaluation.best import candidate
 from seedtune.rewards.call import Batch, call, call_all
@@ -86,10 +87,6 @@ def test_what_is_no_list_of_rewards(value, says):
 def test_an_iterator_that_fails_is_the_functions_own_error():
     with pytest.raises(RewardError, match=r"raised ZeroDivisionError[\s\S]*completion: 'bad'"):
         call(Reward(lambda completions, **k: (1 / (c != "bad") for c in completions)), batch("good", "bad"))
-
-
-class OutcomeError(BaseException):
-    """As of pytest or func_timeout: no Exception."""
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -238,17 +235,6 @@ def test_what_cannot_be_logged(log, says):
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-class Judge:
-    def __init__(self, strictness):
-        self.strictness = strictness
-
-    def __call__(self, completions, **kwargs):
-        return [self.strictness] * len(completions)
-
-    def method(self, completions, **kwargs):
-        return [self.strictness] * len(completions)
-
-
 def weighted(completions, weight=1.0, **kwargs):
     return [weight] * len(completions)
 
@@ -321,24 +307,6 @@ def test_what_is_no_function():
 
 
 # --- asynchronous functions -------------------------------------------------------------------------------------------
-
-
-class Client:
-    """Keeps what belongs to an event loop: a lock, a task, a semaphore."""
-
-    def __init__(self):
-        self.lock, self.background, self.loops = None, None, set()
-
-    async def __call__(self, completions, **kwargs):
-        self.loops.add(id(asyncio.get_running_loop()))
-        if self.lock is None:
-            self.lock = asyncio.Lock()
-            self.background = asyncio.create_task(asyncio.sleep(600))
-            await self.lock.acquire()
-            asyncio.get_running_loop().call_later(0.2, self.lock.release)
-        async with self.lock:
-            assert not self.background.done()
-        return [float(len(self.loops))] * len(completions)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
