@@ -34,7 +34,7 @@ _SMALL = {
         "head_dim dim_head swa_head_dim v_head_dim qk_rope_head_dim qk_nope_head_dim index_head_dim "
         "linear_key_head_dim linear_value_head_dim kv_channels linear_head_dim attention_head_size d_head "
         "mamba_head_dim sliding_window window_size sliding_window_size local_attention attention_window_size "
-        "attention_chunk_size mamba_d_state state_size ssm_state_size mamba_chunk_size chunk_size "
+        "attention_chunk_size index_topk mamba_d_state state_size ssm_state_size mamba_chunk_size chunk_size "
         "hidden_size_per_layer_input laurel_rank": 8,
         "max_position_embeddings n_positions n_ctx max_seq_len context_length max_target_positions": 512,
         "n_group topk_group first_k_dense_replace pad_token_id": 1,
@@ -51,18 +51,32 @@ _MORE = {
     **{name: {"text_config": _MIXED} for name in ("qwen3_5", "qwen3_5_moe")},
     **{
         name: {"num_key_value_heads": 4, "head_dim": None}
-        for name in "axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa minicpm3 youtu".split()
+        for name in "axk1 deepseek_v2 deepseek_v3 minicpm3 youtu".split()
     },
+    **{name: {"num_key_value_heads": 4} for name in "axk2 deepseek_v32 glm4_moe_lite glm_moe_dsa".split()},
     "bamba": {"mamba_n_heads": 4, "mamba_d_head": 16, "num_hidden_layers": 3, "attn_layer_indices": [1]},
-    "bailing_hybrid": {"num_key_value_heads": 4, "head_dim": None, "layer_group_size": 2},
+    "bailing_hybrid": {"num_key_value_heads": 4, "layer_group_size": 2},
+    "dbrx": {"attn_config": {"rope_theta": 10_000.0, "kv_n_heads": 2, "clip_qkv": 8}},
     "dots1": {"max_window_layers": 1, "n_shared_experts": 1},
     "dots3_note_text": {"num_key_value_heads": 4},
     "falcon_h1": {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8},
+    "fuyu": {"text_config": {"model_type": "persimmon"}},
+    "gemma3": {
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+        }
+    },
     "gemma3n_text": {
         "num_hidden_layers": 4,
         "num_kv_shared_layers": 2,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
     },
+    "got_ocr2": {"text_config": {"model_type": "qwen2"}},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "jamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1},
     "kimi_linear": {**_MIXED, "num_key_value_heads": 4, "head_dim": None},
@@ -70,6 +84,7 @@ _MORE = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "lfm3": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1},
+    "moss_transcribe_diarize": {"text_config": {"model_type": "qwen3"}},
     "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {
         "is_decoder": True,
@@ -82,8 +97,8 @@ _MORE = {
         "hash_seed": 0,
     },
     "zamba": {
-        "num_hidden_layers": 3,
-        "layers_block_type": ["mamba", "hybrid", "mamba"],
+        "num_hidden_layers": 4,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
         "attention_hidden_size": 64,
         "attention_head_dim": 16,
         "mamba_dt_rank": 4,
@@ -97,7 +112,7 @@ _MORE = {
     },
     "zaya": {"num_experts_per_tok": 1},
 }
-_LARGEST = 20_000_000
+_LARGEST = 40_000_000
 
 
 def tiny_model(model_type: str, **more: object) -> torch.nn.Module:
@@ -125,4 +140,7 @@ def _settings(cls: type, model_type: str) -> dict[str, object]:
     for name, value in _MORE.get(model_type, {}).items():
         own = found.get(name)
         found[name] = {**own, **value} if isinstance(own, dict) and isinstance(value, dict) else value
+    text = found.get("text_config")
+    if isinstance(text, dict) and (inner_type := text.get("model_type")) in CONFIG_MAPPING:
+        found["text_config"] = {**_settings(CONFIG_MAPPING[inner_type], inner_type), **text}
     return found
