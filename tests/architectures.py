@@ -78,6 +78,7 @@ _MORE = {
     },
     "got_ocr2": {"text_config": {"model_type": "qwen2"}},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "hy_v4": {"index_n_heads": 32},  # of few, all are 0 behind a ReLU, and which tokens are looked at is a tie
     "jamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1},
     "kimi_linear": {**_MIXED, "num_key_value_heads": 4, "head_dim": None},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
