@@ -11,6 +11,7 @@ from seedtune.engines import loading
 from seedtune.engines.specs import ModelSpec
 from seedtune.report.progress import Progress
 from seedtune.tasks.registry import builtin
+from seedtune.training import calibration
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +30,12 @@ def trained(tmp_path_factory):
             eval_funcs=list(task.gold_metrics), progress=Progress(),
         )  # fmt: skip
 
-    trainer(1).train()
-    t = trainer(2)
-    t.train(resume_from_checkpoint=True)
+    with pytest.MonkeyPatch.context() as monkeypatch:  # how far noise moves the model is measured on less
+        monkeypatch.setattr(calibration, "_PROMPTS", 1)
+        monkeypatch.setattr(calibration, "_TOKENS", 4)
+        trainer(1).train()
+        t = trainer(2)
+        t.train(resume_from_checkpoint=True)
     return t, folder
 
 
