@@ -5,7 +5,8 @@
 A cell is one run, in a folder under --runs; one that was interrupted is resumed, one that is in
 benchmarks/results/learning.json is not run again. The tables of benchmarks/learning.md are made from that file.
 Evaluations are of the center, greedy, on held-out prompts. Intervals are Student's at 95 % over seeds, of differences
-between an arm and the study's first arm with the same seed. --models: the folder of models that are not shipped.
+between an arm and the study's first arm with the same seed; arms of a study that is `apart` are different tasks, and
+each has its own base. --models: the folder of models that are not shipped.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def table(study: Mapping[str, Any], cells: Mapping[str, Mapping[str, Cell]]) -> 
     """Rows of arms; `cells` by arm and seed."""
     transform, name = _scale(study)
     gold = study.get("gold", [])
-    head = ["arm", "seeds", "completions", "reward, last", "handed back", "KL, last", *gold, f"{name}, arm - first"]
+    last = "base" if study.get("apart") else f"{name}, arm - first"
+    head = ["arm", "seeds", "completions", "reward, last", "handed back", "KL, last", *gold, last]
     rows = [head, ["---"] * len(head)]
     first = cells.get(next(iter(study["arms"])), {})
     for arm in study["arms"]:
@@ -93,6 +95,7 @@ def table(study: Mapping[str, Any], cells: Mapping[str, Mapping[str, Cell]]) -> 
             continue
         lasts = [cell["evaluations"][-1] for cell in of.values()]
         results = [handed_back(cell) for cell in of.values()]
+        bases = sorted({cell["evaluations"][0]["reward"] for cell in of.values()})
         both = [seed for seed in of if seed in first and of is not first]
         changes = [transform(handed_back(of[s])["reward"]) - transform(handed_back(first[s])["reward"]) for s in both]
         rows.append(
@@ -104,7 +107,7 @@ def table(study: Mapping[str, Any], cells: Mapping[str, Mapping[str, Cell]]) -> 
                 _list(e["reward"] for e in results),
                 _list(e.get("kl", math.nan) for e in lasts),
                 *(_list(e.get(metric, math.nan) for e in results) for metric in gold),
-                _interval(changes) if changes else "–",
+                _list(bases) if study.get("apart") else _interval(changes) if changes else "–",
             ]
         )
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
@@ -131,7 +134,7 @@ def write(studies: Mapping[str, Any], results: Mapping[str, Any]) -> None:
         cells = results.get(name, {})
         machines = {cell["machine"] for of in cells.values() for cell in of.values()}
         base = next((c["evaluations"][0] for of in cells.values() for c in of.values()), None)
-        before = f" Base: {base['reward']:.3g}." if base else ""
+        before = f" Base: {base['reward']:.3g}." if base and not study.get("apart") else ""
         note = f"\n\n{study['found'].strip()}" if study.get("found") else ""
         parts.append(
             f"## {name}\n\n{study['question'].strip()}{before} {', '.join(sorted(machines))}\n\n"
