@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from pathlib import Path
 
@@ -27,9 +28,13 @@ CHAT_TEMPLATE = (
 SPECIAL = ["<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"]
 
 
-@cache
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, and the special tokens of a chat."""
+    """One token a byte, and the special tokens of a chat. A copy: what a test does to it, no other test sees."""
+    return copy.deepcopy(_tokenizer())
+
+
+@cache
+def _tokenizer() -> PreTrainedTokenizerFast:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {c: i for i, c in enumerate(SPECIAL + alphabet)}
     raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
