@@ -109,10 +109,11 @@ def test_a_disk_without_room_for_a_checkpoint_is_found_out_before_the_first_iter
     assert not (tmp_path / "run/journal.jsonl").exists()
 
 
-def test_room_is_asked_for_and_given_back(tmp_path):
+def test_room_is_asked_for_and_given_back(tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path).free
     check_room(tmp_path, 1 << 20, "a checkpoint")
     assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: pytest.fail("the disk was filled, for others too"))
     with pytest.raises(SaveError, match="make room"):
         check_room(tmp_path, 2 * free, "a checkpoint")
 

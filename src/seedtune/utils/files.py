@@ -94,11 +94,11 @@ def explain_disk(target: Path) -> Iterator[None]:
 def check_room(folder: Path, size: int, what: str) -> None:
     """Raise SaveError unless the disk (and the user's quota of it) would take `size` more bytes in `folder` now."""
     try:
+        if shutil.disk_usage(folder).free < size:  # asked first: allocating more than there is fills the disk meanwhile
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with TemporaryFile(dir=folder) as file:
             if hasattr(os, "posix_fallocate") and size:
                 os.posix_fallocate(file.fileno(), 0, size)
-            elif shutil.disk_usage(folder).free < size:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as e:
         if e.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that does not say
             return
