@@ -42,8 +42,8 @@ def main() -> None:
     parser.add_argument("recipe", nargs="?", type=Path, default=RECIPE)
     parser.add_argument("--max_steps", type=int, default=6)
     parsed = parser.parse_args()
-    StepControl.after = timed(StepControl.after)  # type: ignore[method-assign]
-    StepControl.learning_rate = timed(StepControl.learning_rate)  # type: ignore[method-assign]
+    StepControl.after = timed(StepControl.after)  # type: ignore[method-assign]  # from outside, to time it
+    StepControl.learning_rate = timed(StepControl.learning_rate)  # type: ignore[method-assign]  # likewise
     with tempfile.TemporaryDirectory() as folder:
         given = {"output_dir": folder, "max_steps": parsed.max_steps, "eval_steps": parsed.max_steps, "stop_at": []}
         args = resolve(yaml_file.read(parsed.recipe), given)

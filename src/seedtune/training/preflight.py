@@ -135,9 +135,12 @@ def judge(rewards_M_P: Floats, center_P: Floats, sigma: float, seconds_each: flo
     expected = r if low else (r + high) / 2  # where nothing was shown: the middle of what it may be
     if verdict != "will not learn" and pairs * expected < _ENOUGH:
         settings["population_size"] = _members_needed(expected)
-    units = settings["population_size"] // 2
-    gain, expected_gain, *gain_interval = (units * x / (units * x + D0) for x in (r, expected, low, high))
-    settings["max_steps"] = min(max(math.ceil(1.5 / max(expected_gain, 1e-3)), 8), 300)
+    units: int = settings["population_size"] // 2
+
+    def gain(reliability: float) -> float:
+        return units * reliability / (units * reliability + D0)
+
+    settings["max_steps"] = min(max(math.ceil(1.5 / max(gain(expected), 1e-3)), 8), 300)
     known = rewards_M_P[~np.isnan(rewards_M_P)]
     return Preflight(
         verdict,
@@ -154,8 +157,8 @@ def judge(rewards_M_P: Floats, center_P: Floats, sigma: float, seconds_each: flo
         found,
         r,
         (low, high),
-        gain,
-        (gain_interval[0], gain_interval[1]),
+        gain(r),
+        (gain(low), gain(high)),
         seconds_each * settings["population_size"] * per_member,
     )
 
