@@ -23,6 +23,9 @@ SENTENCES = {
     "Redistribution and use in source and binary forms": "BSD",
 }
 
+#: Lines of a source file in which its license may be named.
+HEAD = 30
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -65,7 +68,9 @@ def needed(requirements: Iterable[str]) -> dict[str, Distribution]:
 
 
 def license_of(package: Distribution) -> str:
-    """By its expression, else its classifiers, else the first line of what it says, else the file that it brings."""
+    """By its expression, else its classifiers, else the first line of what it says, else the license file that it
+    brings, else what stands at the head of its source files, which is then named.
+    """
     about = package.metadata
     classifiers = [c.split(" :: ")[-1] for c in about.get_all("Classifier") or [] if c.startswith("License ::")]
     named = ", ".join(c for c in classifiers if c != "OSI Approved")
@@ -73,7 +78,19 @@ def license_of(package: Distribution) -> str:
     if said:
         return said.splitlines()[0].replace("|", "\\|")
     files = [package.read_text(f"licenses/{name}") or "" for name in about.get_all("License-File") or []]
-    return next((name for text in files for sentence, name in SENTENCES.items() if sentence in text), "not stated")
+    if found := _license_in("\n".join(files)):
+        return found
+    for file in package.files or []:
+        path = Path(str(file.locate()))
+        if path.suffix in (".py", ".pyi") and path.is_file():
+            head = path.read_text(errors="replace").splitlines()[:HEAD]
+            if found := _license_in("\n".join(head)):
+                return f"{found} (head of {file})"
+    return "not stated"
+
+
+def _license_in(text: str) -> str | None:
+    return next((name for sentence, name in SENTENCES.items() if sentence in text), None)
 
 
 if __name__ == "__main__":
