@@ -225,11 +225,17 @@ def len_of(completions, **kwargs):
 
 
 def test_the_majority_votes_by_its_answers():
-    texts = ["so <answer>Paris.</answer>", r"\boxed{Rome}", "#### **paris**\nis it", "Rome", "<answer>x</answer> rome"]
+    texts = [
+        "so <answer>4.</answer>",
+        r"\boxed{\frac{1}{2}}",
+        "#### Sum\nadd\n#### **4**",
+        r"\frac{1}{2}",
+        "<answer>x</answer> 4",
+    ]
     rewards = np.array([[[[1.0, 0.0, 1.0, 0.0, 0.25]]]])
     completions = [[Completion((1,), text, False) for text in texts]]
     found = Rollouts(None, ("r",), completions, rewards, {}, {}, {}, aggregate=Aggregate("majority"))
-    assert found.total_M_P([2.0]) == 2.0  # two say Paris, two say Rome; Paris came first
+    assert found.total_M_P([2.0]) == 2.0  # two say 4, two say a half; 4 came first
 
 
 def test_one_row_per_prompt_of_rows_of_any_age():

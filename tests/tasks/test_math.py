@@ -64,6 +64,10 @@ def test_a_hundred_problems_of_fifty_texts_train_and_test_apart():
         (r"\boxed{\text{Friday}}", "Friday"),
         (r"\boxed{(x+1)^2}", "x^2+2x+1"),
         ("so 40 + 2\n#### 42", "42"),
+        ("#### Step 1\n40 + 2\n\n#### **42**\n", "42"),
+        ("#### Step 1\n40 + 2 = \\boxed{42}\n#### Check\nit is 43", "42"),
+        ("It is\n#### Friday", "Friday"),
+        ("```latex\n\\boxed{42}\n```", "42"),
         (r"\boxed{1} no, \boxed{42}", "42"),
     ],
 )
@@ -76,6 +80,13 @@ def test_right_answers(completion, solution):
     [
         ("42", "42"),
         ("The answer is 42", "42"),
+        ("### Answer\n42", "42"),
+        ("**Answer:** 42", "42"),
+        ("#### 42\nNo: it is 43.", "42"),
+        ("#### Answer: 42", "42"),
+        ("#### Friday\nor another day", "Friday"),
+        ("#### 42\n\\boxed{43}", "42"),
+        ("\\boxed{43}\n#### 42", "42"),
         (r"\boxed{42", "42"),
         (r"\boxed{}", "42"),
         (r"\boxed{42 or 43}", "42"),
@@ -124,6 +135,7 @@ MATH = [
     {"problem": f"What is {n} halves?", "level": f"Level {n}", "solution": f"So $\\boxed{{\\frac{{{n}}}{{2}}}}$."}
     for n in (1, 3, 5)
 ]
+HEADINGS = [{"question": "What is 2 and 2?", "answer": "#### Step 1\nAdd.\n#### 4"}]
 PLAIN = [{"problem": "What is 2 + 2?", "solution": "We add.", "answer": "4", "level": 1}]
 
 
@@ -137,7 +149,12 @@ def parts(tmp_path, train, test=None, **settings):
 
 @pytest.mark.parametrize(
     ("rows", "answers"),
-    [(GSM8K, ["6", "1,600"]), (MATH, [r"\frac{1}{2}", r"\frac{3}{2}", r"\frac{5}{2}"]), (PLAIN, ["4"])],
+    [
+        (GSM8K, ["6", "1,600"]),
+        (MATH, [r"\frac{1}{2}", r"\frac{3}{2}", r"\frac{5}{2}"]),
+        (PLAIN, ["4"]),
+        (HEADINGS, ["4"]),
+    ],
 )
 def test_datasets_of_known_shapes(tmp_path, rows, answers):
     found = parts(tmp_path, rows)
@@ -173,6 +190,7 @@ def test_rows_to_test_on_are_not_trained_on(tmp_path, caplog):
         ({"question": "a"}, "row 1 has no answer"),
         ({"question": "a", "answer": ""}, "row 1 has no answer"),
         ({"problem": "a", "solution": "It is 4."}, "row 1 has no answer"),
+        ({"problem": "a", "solution": "#### Step 1\nIt is 4."}, "row 1 has no answer"),
     ],
 )
 def test_rows_that_lack_something(tmp_path, row, says):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..tasks.base import text_of
-from ..tasks.final_answer import contents
+from ..tasks.final_answer import last_marked
 from ..utils.messages import content_text
 from .equivalence import Choice, Exact, plug_of
 from .equivalence.exact import normalize
@@ -96,15 +96,10 @@ def answer_in(text: str, pattern: str | None) -> str:
     return (found[-1][1] or "") if found[-1].re.groups else found[-1][0]
 
 
-#: How completions mark their final answer, besides `<answer>`.
-_FINAL = re.compile(r"\\boxed\{([^{}]*)\}|####([^\n]*)")
-
-
 def final_answer(text: str) -> str:
-    """A completion's answer, normalized: the last that it marks (`<answer>`, `\\boxed{}`, `####`), else all of it."""
-    blocks = contents(text)[-1:]
-    marked = [*_FINAL.finditer(text, text.rfind("</answer>") if blocks else 0)]
-    return normalize(marked[-1][marked[-1].lastindex or 0] if marked else blocks[0] if blocks else text)
+    """A completion's answer, normalized: the last that it marks (`last_marked`), else all of it."""
+    marked = last_marked(text)
+    return normalize(text if marked is None else marked)
 
 
 def question_of(prompt: Any) -> str:

@@ -22,7 +22,7 @@ from ..errors import ConfigError, DataError
 from ..utils.files import read_lines
 from . import math_equal
 from .base import Row, Rows, Task, text_of
-from .final_answer import last_boxed, last_hashed
+from .final_answer import has_words, last_boxed, last_hashed
 from .prompting import asker, check_style, check_whole
 
 _INSTRUCTION = "Think it through step by step. Write your final answer as \\boxed{answer}."
@@ -63,17 +63,19 @@ def configure(style: str = "chat", examples: int = 0, levels: Sequence[int] | No
     )
 
 
-def answer_of(text: str) -> str | None:
-    """What a completion answers: in its last box, or, as GSM8K has it, behind its last `####`. None: nothing."""
+def answer_of(text: str, *, words: bool = False) -> str | None:
+    """What a completion answers: in its last box, or, as GSM8K has it, behind `####` at its end (a number or an
+    expression; with `words` any text). None: nothing.
+    """
     found = last_boxed(text)
-    return last_hashed(text) if found is None else found
+    return last_hashed(text, words=words) if found is None else found
 
 
 def math_correct(completions: Sequence[Any], solution: Sequence[Any], **_: Any) -> list[float]:
     """1 when the marked answer is the solution, as a number, an expression, or a text."""
     math_equal.check_installed("task: math")
-    answers = [answer_of(text_of(completion)) for completion in completions]
-    return [float(_is_right(a, str(s))) for a, s in zip(answers, solution, strict=True)]
+    pairs = [(text_of(completion), str(right)) for completion, right in zip(completions, solution, strict=True)]
+    return [float(_is_right(answer_of(text, words=has_words(_plain(right))), right)) for text, right in pairs]
 
 
 def boxed(completions: Sequence[Any], **_: Any) -> list[float]:
@@ -87,7 +89,7 @@ def _is_right(answer: str | None, solution: str) -> bool:
     gold = _plain(solution)
     if given == gold:
         return True
-    if re.search(r"[^\W\d_]{2,}", re.sub(r"\\[a-z]+", "", given + gold)) or not math_equal.is_small(given):
+    if has_words(given) or has_words(gold) or not math_equal.is_small(given):
         return False  # words, which are the same or are not
     return math_equal.equal(f"\\boxed{{{given}}}", f"\\boxed{{{gold}}}")
 
@@ -136,12 +138,13 @@ def _read(row: Row, number: int) -> tuple[str, str, int]:
         given = row.get(name)
         if given is None or (text := str(given).strip()) == "":
             continue
-        marked = answer_of(text)
+        marked = answer_of(text, words=True)
         if marked or (marked is None and name == "answer"):
             level = re.search(r"\d+", str(row.get("level", "")))
             return problem, marked or text, int(level[0]) if level else 0
     raise DataError(
-        f"task: math, row {number} has no answer: neither a column 'answer' nor a 'solution' with \\boxed{{}} or ####."
+        f"task: math, row {number} has no answer: neither a column 'answer' nor a 'solution' with \\boxed{{}}, or "
+        "with #### in its last line."
     )
 
 
