@@ -30,6 +30,64 @@ def test_alone_it_says_three_commands_that_exist(capsys):
     assert len(told.splitlines()) <= 10
 
 
+@pytest.mark.parametrize(("word", "meant"), [("trian", "train"), ("evaluate", "eval"), ("gen", "generate")])
+def test_a_misspelled_command_is_told_the_nearest(word, meant, capsys):
+    assert main.main([word]) == 2
+    assert f"Did you mean `seedtune {meant}`?" in capsys.readouterr().err
+
+
+def test_help_and_version_are_commands_too(capsys):
+    for words, told in (
+        (["help"], "begin:"),
+        (["help", "train"], "usage: seedtune train ["),
+        (["version"], "seedtune "),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main.main(words)
+        assert ended.value.code == 0
+        assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["demo", "--shrot"], "there is no --shrot. Did you mean --short? See `seedtune demo --help`."),
+        (["train", "--dryrun"], "Did you mean --dry-run?"),
+        (["demo", "--task", "x"], "--task: not for this command; see `seedtune demo --help`."),
+        (["demo", "--dry-run", "--config", "x"], "--config: not for this command; see `seedtune demo --help`."),
+        (["train", "conciseness"], "Did you mean --task conciseness?"),
+        (["train", "--modle", "x"], "set model_name_or_path;"),
+        (["doctor", "now"], "see `seedtune doctor --help`."),
+    ],
+)
+def test_what_a_command_does_not_know_is_told_with_what_was_meant(words, told, capsys):
+    assert main.main(words) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "usage"), [
+    ("eval", "usage: seedtune eval MODEL [--KEY VALUE ...]"),
+    ("generate", "usage: seedtune generate MODEL [PROMPT ...] [--KEY VALUE ...]"),
+    ("compare", "--config FILE [--completions N]"),
+])  # fmt: skip
+def test_the_usage_names_what_is_required(command, usage, capsys):
+    with pytest.raises(SystemExit):
+        main.main([command])
+    told = capsys.readouterr().err
+    assert usage in told
+    assert f"`seedtune {command} --help` says more." in told
+    assert "PROMPT." not in told, "prompts may come from standard input"
+
+
+@pytest.mark.parametrize("columns", [60, 100, 200])
+def test_help_fits_the_terminal(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for command in ("train", "eval", "doctor"):
+        with pytest.raises(SystemExit):
+            main.main([command, "--help"])
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= min(columns, 100)
+
+
 def test_train_alone_offers_the_demo(capsys):
     assert main.main(["train"]) == 2
     told = capsys.readouterr().err
@@ -158,6 +216,17 @@ def test_doctor_says_what_will_be_slow(monkeypatch):
         assert said in found
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert "OMP_NUM_THREADS" not in "\n".join(checkup.warnings())
+
+
+def test_doctor_holds_the_load_of_the_machine_against_its_cores(monkeypatch):
+    """Not against those that this process may use; and one core is not `1 cores`."""
+    monkeypatch.setattr(checkup, "num_cores", lambda: 1)
+    monkeypatch.setattr(checkup.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(checkup.os, "getloadavg", lambda: (6.0, 6.0, 6.0))
+    assert "load:" not in "\n".join(checkup.warnings())
+    monkeypatch.setattr(checkup.os, "getloadavg", lambda: (16.0, 6.0, 6.0))
+    assert "16 processes want to run on 8 cores" in "\n".join(checkup.warnings())
+    assert ", 1 core, " in checkup._devices()[0][1]
 
 
 def test_a_sandbox_that_does_not_work_is_told_from_one_that_is_missing(tmp_path, monkeypatch):

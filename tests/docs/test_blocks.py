@@ -54,7 +54,7 @@ def check_seedtune(words):
     if parsed.command == "compare":
         assert comparison({**values, **options.given(parsed)}).cells
         return
-    options.refuse_unknown(rest, values)
+    options.refuse_unknown(parsed, rest, values)
     resolve(values, options.given(parsed))
 
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
-    refuse_unknown(rest)
+    refuse_unknown(parsed, rest)
     if not math.isfinite(parsed.scale):
         raise ConfigError(f"--scale must be a finite number, got {parsed.scale}.")
     if parsed.until is not None and len(parsed.patches) > 1:

@@ -58,11 +58,12 @@ def warnings() -> list[str]:
         found.append(f"dtype: {SLOW_BFLOAT16}.")
     cores = num_cores()
     if (asked := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(asked) < cores:
-        found.append(f"threads: OMP_NUM_THREADS is {asked}, and there are {cores} cores: unset it, or set threads.")
+        found.append(f"threads: OMP_NUM_THREADS is {asked}, and there are {_cores(cores)}: unset it, or set threads.")
     if torch.get_num_threads() > cores:
-        found.append(f"threads: torch takes {torch.get_num_threads()}, and this process may use {cores} cores.")
-    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 1.5 * cores:
-        found.append(f"load: {os.getloadavg()[0]:.0f} processes want to run on {cores} cores: others slow yours down.")
+        found.append(f"threads: torch takes {torch.get_num_threads()}, and this process may use {_cores(cores)}.")
+    of_machine = os.cpu_count() or cores
+    if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > 1.5 * of_machine:
+        found.append(f"load: {load:.0f} processes want to run on {_cores(of_machine)}: others slow yours down.")
     free = available_memory()
     if free is not None and free < 3 * GB:
         found.append(f"memory: {free / GB:.1f} GB are free; the demo takes 2.5 GB.")
@@ -76,6 +77,10 @@ def warnings() -> list[str]:
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cores(number: int) -> str:
+    return f"{number} core{'' if number == 1 else 's'}"
 
 
 def available_memory() -> float | None:
@@ -98,7 +103,7 @@ def _version(name: str) -> str | None:
 def _devices() -> Facts:
     can = torch.cpu.get_capabilities()
     known = [name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "sve", "bf16") if can.get(name)]
-    devices = [("CPU", f"{_processor()}, {num_cores()} cores, {', '.join(known) or 'no vector instructions known'}")]
+    devices = [("CPU", f"{_processor()}, {_cores(num_cores())}, {', '.join(known) or 'no vector instructions known'}")]
     if not torch.cuda.is_available():
         return [*devices, ("CUDA", "none")]
     for n in range(torch.cuda.device_count()):
@@ -116,7 +121,12 @@ def _processor() -> str:
 
 def _threads() -> Facts:
     """`GOMP_SPINCOUNT` and `KMP_BLOCKTIME` are set by Seedtune where the user has not."""
-    asked = [(name, os.environ[name]) for name in _OPENMP if name in os.environ]
+    ours = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "1"}
+    asked = [
+        (name, f"{value} (unless you set it, Seedtune does)" if ours.get(name) == value else value)
+        for name in _OPENMP
+        if (value := os.environ.get(name)) is not None
+    ]
     return [("torch", str(torch.get_num_threads())), *asked]
 
 

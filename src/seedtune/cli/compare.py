@@ -39,7 +39,7 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     from ..compare.table import comparison_table
 
     file = yaml_file.read(parsed.config)
-    refuse_unknown(rest, [key for key in file if key not in OWN_KEYS])
+    refuse_unknown(parsed, rest, [key for key in file if key not in OWN_KEYS])
     own = {key: value for key in ("completions", "seeds") if (value := getattr(parsed, key)) is not None}
     values: dict[str, Any] = {**file, **given(parsed), **own}
     plan = comparison(values)

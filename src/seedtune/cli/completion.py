@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     import shtab
 
-    refuse_unknown(rest)
+    refuse_unknown(parsed, rest)
     for command in parsed.parser._subparsers._group_actions[0].choices.values():
         for action in command._actions:
             _complete(action, shtab.FILE)

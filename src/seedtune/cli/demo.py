@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
-    refuse_unknown(rest)
+    refuse_unknown(parsed, rest)
     settings = {**recipe(), "output_dir": "seedtune-demo", **(_SHORT if parsed.short else {}), **given(parsed)}
     from ..training.recipe import resolve
 

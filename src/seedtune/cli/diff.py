@@ -19,7 +19,7 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     """Exit code 0 when they are equal in all iterations that both have, else 1 (as `diff`)."""
     from ..training.replay import config_diff, first_divergence, load
 
-    refuse_unknown(rest)
+    refuse_unknown(parsed, rest)
     a, b = load(parsed.a, "last"), load(parsed.b, "last")
     differ = config_diff(a, b)
     for key, left, right in differ:

@@ -20,7 +20,7 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
 
     from . import checkup
 
-    refuse_unknown(rest)
+    refuse_unknown(parsed, rest)
     console = rich.get_console()
     for title, lines in checkup.facts().items():
         console.print(Text(title, style="bold"))

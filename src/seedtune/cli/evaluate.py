@@ -1,9 +1,9 @@
 """Evaluate a model, a run or a patch on a task or a dataset, beside its base model.
 
 Greedy completions give the rewards; `--samples` completions per prompt, sampled at --temperature, give pass@k and the
-KL from the base model (Schulman's k3, nats per token). Intervals are 95 %. A run is evaluated at its newest checkpoint,
-or rebuilt from its journal when it has none; a patch is applied to its base. Both are evaluated on the task that they
-were trained on, unless --task or --dataset_name is given.
+KL from the base model (Schulman's k3, nats per token). Intervals are 95 %. A run is evaluated at its best checkpoint,
+at its newest where it kept no best one, or rebuilt from its journal where it has none; a patch is applied to its base.
+Both are evaluated on the task that they were trained on, unless --task or --dataset_name is given.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     from ..training import factory
     from .model_ref import own_settings, resolve_model
 
-    refuse_unknown(rest)
+    refuse_unknown(parsed, rest)
     if (parsed.samples or 0) < 0 or min(parsed.k or [1]) < 1:
         raise ConfigError("--samples is at least 0, and every --k at least 1.")
     flags = given(parsed)

@@ -27,7 +27,7 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     from ..training.replay import load
     from ..utils.files import write_bytes
 
-    refuse_unknown(rest)
+    refuse_unknown(parsed, rest)
     patch = load(parsed.run_folder, parsed.until)
     if not len(patch):
         raise JournalError(

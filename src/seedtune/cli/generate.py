@@ -19,7 +19,7 @@ _FLAGS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL)
-    parser.add_argument("prompts", metavar="PROMPT", nargs="*", help="the prompts")
+    parser.add_argument("prompts", metavar="PROMPT", nargs="*", default=[], help="the prompts")
     parser.add_argument("--base", metavar="MODEL", help="the base model of a patch or a run, if it is elsewhere now")
     parser.add_argument("--raw", action="store_true", help="no chat template: continue the text as it is")
     add_flags(parser, only=_FLAGS)
@@ -30,7 +30,7 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     from ..training.recipe import resolve
     from .model_ref import own_settings, resolve_model
 
-    refuse_unknown(rest)
+    refuse_unknown(parsed, rest)
     flags = given(parsed)
     own = {k: v for k, v in own_settings(parsed.model, flags).items() if k in _FLAGS}
     args = resolve({}, {**own, **flags})

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     from ..training.replay import load
 
-    refuse_unknown(rest)
+    refuse_unknown(parsed, rest)
     patch = load(parsed.file)
     base, config = patch.header["base"], patch.header["config"]
     size = len(patch.to_bytes())

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import __version__
-from ..errors import SeedtuneError
+from ..errors import ConfigError, SeedtuneError
 from ..utils import console
 from ..utils.paths import AnyPath
 from ..utils.streams import tolerant_output
@@ -25,7 +28,13 @@ def main(arguments: Sequence[AnyPath] | None = None) -> int:
 def _main(arguments: Sequence[AnyPath] | None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     parser, commands = _parser()
-    parsed, rest = parser.parse_known_args(None if arguments is None else [os.fspath(a) for a in arguments])
+    words = sys.argv[1:] if arguments is None else [os.fspath(a) for a in arguments]
+    if words and words[0] in ("help", "version"):
+        words = ["--version"] if words[0] == "version" else [*words[1:2], "--help"]
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        print(f"seedtune: error: {_no_command(words[0], commands)}", file=sys.stderr)
+        return ConfigError.exit_code
+    parsed, rest = parser.parse_known_args(words)
     if parsed.command is None:
         print(_WELCOME)
         return 0
@@ -41,16 +50,22 @@ def _main(arguments: Sequence[AnyPath] | None) -> int:
         return 130
 
 
+def _no_command(word: str, commands: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, commands, 1) or [name for name in commands if name.startswith(word)]
+    meant = f" Did you mean `seedtune {near[0]}`?" if near else ""
+    return f"there is no command {word!r}.{meant} `seedtune --help` lists them all."
+
+
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="seedtune",
-        description="Fine-tune large language models by Evolution Strategies: forward passes only, exact to reproduce.",
+        description=_ABOUT,
         usage="seedtune COMMAND ...",
         formatter_class=_Formatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"seedtune {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", prog="seedtune")
     commands: dict[str, Any] = {}
     shown: list[str] = []
     for group, names in _COMMANDS.items():
@@ -65,6 +80,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
                 allow_abbrev=False,
             )
             module.add_arguments(sub)
+            sub.set_defaults(flags=[string for action in sub._actions for string in action.option_strings])
             commands[name] = module
             shown.append(f"  {name:12}{module.HELP}")
     parser.epilog = "\n".join([*shown, "", "seedtune COMMAND --help says more of one.", "", _EXAMPLES])
@@ -82,8 +98,12 @@ _COMMANDS = {
 #: Commands whose module has another name.
 _MODULES = {"eval": "evaluate"}
 
-_WELCOME = """\
-Seedtune fine-tunes large language models by Evolution Strategies: forward passes only, exact to reproduce.
+_ABOUT = """\
+Seedtune fine-tunes a language model on a reward: a function of yours that scores what the model writes.
+It does so by Evolution Strategies, without gradients: on a laptop too, and exact to reproduce."""
+
+_WELCOME = f"""\
+{_ABOUT}
 
 Three commands to try:
   seedtune demo       fine-tune a small model on this machine, in minutes; nothing else is needed
@@ -94,7 +114,7 @@ seedtune --help lists all commands."""
 
 _EXAMPLES = """examples:
   seedtune preflight --task conciseness
-  seedtune train --config recipes/conciseness-smollm2.yaml --output_dir runs/first
+  seedtune train --task conciseness --max_steps 10 --output_dir runs/first
   seedtune train --resume --output_dir runs/first --max_steps 20
   seedtune eval runs/first --task conciseness
   seedtune generate runs/first "What is the capital of Peru?"
@@ -104,11 +124,26 @@ _EXAMPLES = """examples:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says with an error where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.format_usage()}{self.prog}: error: {message}. `{self.prog} --help` says more.\n")
+
+
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """100 columns, and one spelling of each flag: the one with underscores. Commands stand in the epilog, in groups."""
+    """100 columns at most, and one spelling of each flag: the one with underscores. Commands stand in the epilog, in
+    groups.
+    """
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=38, width=100)
+        width = min(100, shutil.get_terminal_size((100, 24)).columns - 1)
+        super().__init__(prog, max_help_position=min(38, width // 3), width=width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Paragraphs at the width that there is; those with indented lines stay as they are."""
+        parts = text.strip().split("\n\n")
+        return "\n\n".join(p if "\n  " in f"\n{p}" else textwrap.fill(" ".join(p.split()), width) for p in parts)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or not action.option_strings[0].startswith("--"):
@@ -120,8 +155,14 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
             super().add_argument(action)
 
     def _format_usage(self, *args: Any) -> str:
+        """What is required, and of many flags no more than their form."""
         text = super()._format_usage(*args)
-        return text if text.count("\n") < 6 else text.split("[")[0].rstrip() + " [--config FILE] [--KEY VALUE ...]\n\n"
+        if text.count("\n") < 6:
+            return text
+        actions: Iterable[argparse.Action] = args[1]
+        places = [f"{a.metavar}" if a.nargs is None else f"[{a.metavar} ...]" for a in actions if not a.option_strings]
+        config = ["--config FILE" if a.required else "[--config FILE]" for a in actions if a.dest == "config"]
+        return " ".join([f"usage: {self._prog}", *places, *config, "[--KEY VALUE ...]"]) + "\n\n"
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
 
 from ..config.es_config import ESConfig
-from ..config.keys import check_keys
+from ..config.keys import check_keys, is_known
 from ..config.run_config import DATA, RunConfig
 from ..errors import ConfigError
 from ..tasks.registry import TASKS
@@ -68,15 +69,32 @@ def given(parsed: argparse.Namespace, cls: type[ESConfig] = RunConfig) -> dict[s
     return values
 
 
-def refuse_unknown(rest: Sequence[str], keys: Iterable[str] = (), cls: type[ESConfig] = RunConfig) -> None:
-    """Raise ConfigError for arguments that are no flags and for keys (of a file) that are no settings, all at once:
-    those of other trainers, with the reason, and misspellings.
+def refuse_unknown(
+    parsed: argparse.Namespace, rest: Sequence[str], keys: Iterable[str] = (), cls: type[ESConfig] = RunConfig
+) -> None:
+    """Raise ConfigError for arguments that are no flags of the command and for keys (of a file) that are no settings,
+    all at once: those of other trainers, with the reason, and misspellings.
     """
+    see = f"see `seedtune {parsed.command} --help`"
     flags = [argument[2:].split("=")[0].replace("-", "_") for argument in rest if argument.startswith("--")]
     if of_train := [flag for flag in flags if flag in ("config", "resume", "dry_run")]:
-        raise ConfigError(f"--{of_train[0]}: not for this command; see --help.")
+        raise ConfigError(f"--{of_train[0].replace('_', '-')}: not for this command; {see}.")
+    for flag in flags:
+        if near := _own_flag(flag, parsed, cls):
+            raise ConfigError(f"there is no --{flag}. Did you mean {near}? {see.capitalize()}.")
     check_keys(cls, dict.fromkeys([*flags, *keys]))
     if flags:
-        raise ConfigError(f"{', '.join(f'--{flag}' for flag in flags)}: not for this command; see --help.")
+        raise ConfigError(f"{', '.join(f'--{flag}' for flag in flags)}: not for this command; {see}.")
+    if rest and rest[0] in TASKS:
+        raise ConfigError(f"unexpected argument {rest[0]!r}. Did you mean --task {rest[0]}?")
     if rest:
-        raise ConfigError(f"unexpected argument {rest[0]!r}; see --help.")
+        raise ConfigError(f"unexpected argument {rest[0]!r}: settings are given as --name value; {see}.")
+
+
+def _own_flag(flag: str, parsed: argparse.Namespace, cls: type[ESConfig]) -> str | None:
+    """The flag of the command, no setting, that was meant."""
+    settings = {f.name for f in dataclasses.fields(cls)}
+    own = {name[2:].replace("-", "_"): name for name in parsed.flags}
+    own = {name: spelled for name, spelled in own.items() if name not in settings}
+    near = difflib.get_close_matches(flag, own, 1, 0.75)
+    return own[near[0]] if near and flag not in settings and not is_known(flag) else None

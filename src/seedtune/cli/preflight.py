@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
     """Exit code 0 unless the verdict is that it will not learn: then 1."""
     values = yaml_file.read(parsed.config) if parsed.config else {}
-    refuse_unknown(rest, values)
+    refuse_unknown(parsed, rest, values)
     args = resolve(values, given(parsed))
     from ..report.progress import Progress
     from ..training.trainer import ESTrainer

@@ -35,7 +35,7 @@ def _until(text: str) -> str | int:
 
 
 def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
-    refuse_unknown(rest)
+    refuse_unknown(parsed, rest)
     return write([parsed.journal], parsed, scale=1.0)
 
 

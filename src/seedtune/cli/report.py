@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
-    refuse_unknown(rest)
+    refuse_unknown(parsed, rest)
     folder, out = parsed.folder, parsed.out
     if not 1 <= parsed.every <= 3600:
         raise ConfigError(f"--every must be between 1 and 3600 seconds; got {parsed.every}.")

@@ -1,4 +1,8 @@
-"""Fine-tune a model. Settings come from --config (one flat YAML file) and from flags; flags override."""
+"""Fine-tune a model. Settings come from --config (one flat YAML file) and from flags; flags override.
+
+Say nothing about members and steps (population_size, sigma, learning_rate, perturbation, ...), and the run chooses them
+by measuring. As soon as one of them is set, the defaults below hold, which are the paper's.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,7 @@ def run(parsed: argparse.Namespace, rest: Sequence[str]) -> int:
         raise ConfigError(_NOTHING)
     file = parsed.config or (_own_config(flags) if parsed.resume else None)
     values = yaml_file.read(file) if file else {}
-    refuse_unknown(rest, values)
+    refuse_unknown(parsed, rest, values)
     args = resolve(values, flags)
     check_alone(args.fleet)
     if parsed.dry_run:

@@ -33,6 +33,11 @@ def check_keys(cls: type[Any], given: Iterable[str]) -> None:
         raise ConfigError(_told(wrong))
 
 
+def is_known(key: str) -> bool:
+    """Whether it is a key of another trainer, which is refused with its reason."""
+    return key in REFUSED
+
+
 def check_inner_keys(name: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
     """Raise ConfigError for keys of the mapping `name` that are none of `known`, all of them."""
     known = list(known)

@@ -37,8 +37,8 @@ _KERNELS = "models run with their own layers, in which members' noise is placed"
 _CACHE = "decoding always caches keys and values; generation_memory says how much memory they may take"
 _HUB = "see push_to_hub, hub_model_id, hub_token, hub_private_repo, hub_strategy and hub_revision"
 _TRACKIO = "runs stay on this machine: report_to: trackio shows them there"
-_MODEL = "give the model to ESTrainer as model"
-_DATA = "give datasets to ESTrainer as train_dataset and eval_dataset"
+_MODEL = "set model_name_or_path; in Python give the model to ESTrainer as model"
+_DATA = "set dataset_name and dataset_test_split; in Python give ESTrainer train_dataset and eval_dataset"
 
 #: Names, and why they are refused. Every name is in one line.
 _TABLE: tuple[tuple[str, str], ...] = (
