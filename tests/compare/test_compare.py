@@ -13,6 +13,7 @@ import yaml
 
 from comparisons import cell, compared
 from seedtune.cli.main import main
+from seedtune.compare import rl
 from seedtune.compare.comparison import comparison
 from seedtune.compare.context import MethodContext
 from seedtune.compare.statistics import lines, sensitivity
@@ -278,6 +279,32 @@ def test_what_trls_trainers_lack_is_said_before_anything_runs(tmp_path, method, 
     if "reward_weights" in more:
         assert comparison({**TASK, **settings, **more, "methods": {"es": {}}}).cells
         assert comparison({**TASK, **settings, "reward_weights": [2, 1], "methods": {method: {}}}).cells
+
+
+@pytest.mark.filterwarnings("ignore:.*checkpointing:FutureWarning")  # TRL 1.16 with transformers 5.23
+def test_completions_of_trls_trainers_end_with_stop_strings(tmp_path, monkeypatch):
+    pytest.importorskip("trl")
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    seen = []
+
+    def reward(completions, **_):
+        seen.extend(completions)
+        return [float(len(text)) for text in completions]
+
+    model = save_tiny(tmp_path / "model", context=256)
+    size = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 1, "num_generations": 4}
+    stops = list("abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")  # this model writes at random
+    context = MethodContext(
+        model=str(model), train_dataset=[{"prompt": "say"}] * 4, reward_funcs=[reward], max_completion_length=32,
+        num_completions=16, evaluations=1, seed=1, settings=size, folder=tmp_path, stop_strings=stops,
+    )  # fmt: skip
+    rl.grpo(context)
+    assert len(seen) == 16
+    assert sum(text[-1:] in stops for text in seen) > 8
+    assert not any(stop in text[:-1] for text in seen for stop in stops)
+    context.stop_strings = ["==", "\n"]
+    with pytest.raises(ConfigError, match="'==' is 2 of"):
+        rl.grpo(context)
 
 
 def test_every_gold_metric_has_an_interval_over_prompts():

@@ -66,20 +66,20 @@ def _peak_megabytes() -> float | None:
 
 def _train(cell: dict[str, Any], parts: dict[str, Any], folder: Path) -> None:
     shared, factory_of = cell["shared"], parts["environment_factory"]
+    args = resolve({}, shared)
     context = MethodContext(
-        model=pretrained_name(resolve({}, shared).model_name_or_path),
+        model=pretrained_name(args.model_name_or_path),
         train_dataset=[dict(row) for row in parts["train_dataset"]],
-        reward_funcs=[
-            reward.function for reward in reward_functions(parts["reward_funcs"], resolve({}, shared).reward_args)
-        ],
-        max_completion_length=resolve({}, shared).max_completion_length,
+        reward_funcs=[reward.function for reward in reward_functions(parts["reward_funcs"], args.reward_args)],
+        max_completion_length=args.max_completion_length,
         num_completions=cell["num_completions"],
         evaluations=cell["evaluations"],
         seed=cell["seed"],
         settings=cell["settings"],
         folder=folder,
         shared=shared,
-        reward_weights=resolve({}, shared).final_reward_weights,
+        reward_weights=args.final_reward_weights,
+        stop_strings=args.stop_strings,
         tools=[resolve_function(tool, "tool") for tool in parts["tools"] or ()] or None,
         environment_factory=factory_of and resolve_function(factory_of, "tool"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ class MethodContext:
     `prompt`) for `reward_funcs` (callables with TRL's signature; their sum, weighted where there are `reward_weights`),
     with `tools` and an `environment_factory` where there are any (TRL's arguments; what the environment's `get_reward`
     gives counts beside the functions), generates at most `num_completions` completions of at most
-    `max_completion_length` tokens, and calls `checkpoint` when `due` returns True.
+    `max_completion_length` tokens, which end with one of the `stop_strings`, too, and calls
+    `checkpoint` when `due` returns True.
     """
 
     model: str
@@ -35,6 +36,7 @@ class MethodContext:
     reward_weights: list[float] | None = None
     tools: list[Callable[..., Any]] | None = None
     environment_factory: Callable[[], Any] | None = None
+    stop_strings: Sequence[str] = ()
     _started: float | None = None
     _paused: float = 0.0
     _done: int = 0

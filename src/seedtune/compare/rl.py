@@ -7,6 +7,7 @@ What is not set is TRL's default, except for what a comparison of this size need
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def _train(context: MethodContext, kind: str, own: dict[str, Any]) -> None:
         "learning_rate": 5e-6,
         "lr_scheduler_type": "constant",
         "logging_steps": 1,
-        "gradient_checkpointing": False,
+        **_no_checkpointing(getattr(trl, f"{kind}Config"), context.settings),
         **own,
         **context.settings,
     }
@@ -79,8 +80,9 @@ def _train(context: MethodContext, kind: str, own: dict[str, Any]) -> None:
         args = getattr(trl, f"{kind}Config")(**{**settings, **fixed})
     except (TypeError, ValueError) as e:
         raise ConfigError(f"TRL refuses the settings: {e}") from e
+    tokenizer = AutoTokenizer.from_pretrained(context.model)
     trainer = getattr(trl, f"{kind}Trainer")(
-        model=context.model,
+        model=_ending_at(stops, context.model, args) if (stops := _stop_tokens(context, tokenizer)) else context.model,
         reward_funcs=context.reward_funcs,
         args=args,
         train_dataset=Dataset.from_list(context.train_dataset),
@@ -89,7 +91,37 @@ def _train(context: MethodContext, kind: str, own: dict[str, Any]) -> None:
 
     def save(folder: Path) -> None:
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(context.model).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
     trainer.add_callback(Checkpoints(context, per_step, save))
     trainer.train()
+
+
+def _no_checkpointing(config: type, given: Mapping[str, Any]) -> dict[str, bool]:
+    """Activations are kept, unless the settings say otherwise. transformers warns of the older of the two names."""
+    names = [name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(config, name)]
+    return {} if set(names) & set(given) else {names[0]: False}
+
+
+def _stop_tokens(context: MethodContext, tokenizer: Any) -> list[int]:
+    """Stop strings as TRL can have them: tokens that end a completion. Raises ConfigError for one of several tokens."""
+    stops = []
+    for text in context.stop_strings:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) != 1:
+            raise ConfigError(
+                f"stop_strings: TRL's trainers end completions at single tokens, and {text!r} is {len(ids)} of this "
+                "model's. Leave it out for a comparison, with a reward that reads no further, or compare other methods."
+            )
+        stops += ids
+    return stops
+
+
+def _ending_at(stops: list[int], name: str, args: Any) -> Any:
+    """The model as TRL loads it, but completions end at these tokens, too."""
+    from trl.trainer.utils import create_model_from_path
+
+    model = create_model_from_path(name, **(args.model_init_kwargs or {}))
+    ends = model.generation_config.eos_token_id
+    model.generation_config.eos_token_id = [*(ends if isinstance(ends, list) else [ends]), *stops]
+    return model
