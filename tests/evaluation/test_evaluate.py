@@ -84,6 +84,14 @@ def test_a_model_is_at_no_distance_from_itself(rank, dtype):
     assert (found["kl"], found["kl_ci95"], found["distance"]) == (0, 0, 0)
 
 
+def test_the_distance_of_an_engine_from_itself_takes_no_reading(monkeypatch):
+    it = engine()
+    asked, answers = sample(it, it.encode(PROMPTS, 32), 4, Sampling(32, temperature=1.0), seed=3)
+    read = kl.divergence(it, asked, answers)  # of the base that it still is
+    monkeypatch.setattr(it, "logprobs", None)
+    assert kl.divergence(it, asked, answers, base=it) == read
+
+
 @pytest.mark.parametrize("rank", [None, 1])
 def test_looking_at_the_base_leaves_the_center_as_it_was(rank):
     it = moved(rank=rank, dtype="bfloat16")

@@ -30,8 +30,11 @@ def divergence(
 ) -> Estimate:
     """KL per token from what was sampled at `temperature` with nothing cut off (no top_p, no top_k: with them the
     samples are not the model's own, and the estimate is biased). Both models are read at that temperature. `base` is an
-    engine whose center is the base model; default: what the engine's own center began as.
+    engine whose center is the base model; default: what the engine's own center began as. Of an engine from itself it
+    is 0, and nothing is read.
     """
+    if base is engine:
+        return per_token([np.zeros(len(completion.chosen)) for completion in completions])
     own = engine.logprobs(prompts, completions, temperature, base=False)
     other = (base or engine).logprobs(prompts, completions, temperature, base=base is None)
     return per_token([k3(a, b) for a, b in zip(own, other, strict=True)])
