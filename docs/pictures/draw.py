@@ -123,14 +123,17 @@ def _panel(history: History, console: Console) -> Panel:
 
 def _summary(history: History) -> Summary:
     first, last = history.evaluations[0], history.compared
-    rule = (yaml.safe_load(history.settings).get("stop_at") or [""])[0]
-    why = f"Ended after iteration {history.iterations[-1]['step']}" + (f" by the rule `{rule}`." if rule else ".")
+    rule, step = (yaml.safe_load(history.settings).get("stop_at") or [""])[0], history.iterations[-1]["step"]
+    by = f" by the rule `{rule}`: it is {last['eval/reward']:.3g}" if rule else ""
+    best = f"The best center is the one after iteration {last['step']} (reward {last['eval/reward']:.4g})."
+    why = f"Ended after iteration {step}{by}. {best}"
     name = "seedtune-demo"
     then = [
         f'seedtune generate {name} "What is the capital of Peru?"',
         f"seedtune export {name} --patch brief.seedtune",
     ]
-    return Summary(why, history.before, history.after, first, last, True, name, None, then)
+    end = last["step"]
+    return Summary(why, history.before, history.after, first, last, True, name, None, then, center=end, best=end)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,19 @@ def test_the_panel_fits_the_terminal(width):
     assert len(lines) < 20
 
 
+def test_the_panel_says_what_center_and_members_are():
+    panel = Panel(Console(file=io.StringIO(), width=100, force_terminal=True))
+    panel.begin([], 0, 3)
+    panel.evaluated(0, {"eval/reward": -100.0})
+    panel.iteration(1, METRICS, SAMPLE)
+    plain = Console(file=io.StringIO(), width=100)
+    plain.print(panel._draw())
+    panel.stop()
+    text = plain.file.getvalue()
+    assert "reward of the model itself" in text
+    assert "reward of the model with noise, mean ± standard deviation" in text
+
+
 def closed(width):
     out = io.StringIO()
     Panel(Console(file=out, width=width)).finish(SUMMARY)

@@ -243,7 +243,7 @@ def test_what_the_correlation_of_pairs_means(run):
     ("metrics", "shown", "said"),
     [
         ({"es/step_kl": 0.04, "es/step_kl_measured": 0.04}, "0.040", "by 0.040 nats per token: about 5 such steps in "
-         "one direction, or 20 in directions of their own, take it 1 away"),
+         "one direction, or 20 in directions of their own, take it to max_kl, 1 from the base model"),
         ({"es/step_kl": 0.004, "es/step_kl_measured": 0.04}, "0.040", "where 0.004 was predicted"),
         ({"es/step_kl": 4.0, "es/step_kl_measured": 2.0}, "2.00", "far too much, where 1 from the base model counts as "
          "diverged"),

@@ -38,6 +38,13 @@ def test_a_warning_is_yellow_on_a_terminal(installed):
     assert rich.get_console().file.getvalue() == "said\n\x1b[33mWarning: careful\x1b[0m\n"
 
 
+def test_lines_end_between_words_on_a_terminal(installed):
+    rich.reconfigure(file=io.StringIO(), force_terminal=True, color_system=None, width=30)
+    installed.info("measuring how far noise moves what the model writes")
+    told = [line.rstrip() for line in rich.get_console().file.getvalue().splitlines()]
+    assert told == ["measuring how far noise moves", "what the model writes"]
+
+
 def test_output_that_others_read_stays_free_of_messages(installed, capsys):
     console.install(stderr=True)
     installed.info("said")

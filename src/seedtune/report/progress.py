@@ -164,7 +164,7 @@ class Panel(Progress):
         self._other_metrics: Mapping[str, float] = {}
 
     def stage(self, text: str) -> None:
-        self.console.print(Text(text), soft_wrap=True)
+        self.console.print(Text(text))
 
     def begin(self, facts: Sequence[tuple[str, str]], first: int, max_steps: int) -> None:
         super().begin(facts, first, max_steps)
@@ -197,7 +197,8 @@ class Panel(Progress):
         if self.metrics:
             spread = f"{number(self.metrics['reward'])} ± {number(self.metrics['reward_std'])}"
             grid.add_row(
-                "members", Text.assemble((spread, "bold"), ("  reward, mean ± standard deviation of members", "dim"))
+                "members",
+                Text.assemble((spread, "bold"), ("  reward of the model with noise, mean ± standard deviation", "dim")),
             )
         if self.center:
             values = [v for _, v in self.center]
@@ -206,7 +207,7 @@ class Panel(Progress):
                 Text.assemble(
                     (number(values[-1]), "bold green"),
                     f"  {sparkline(values)}",
-                    (f"  was {number(values[0])}" if len(values) > 1 else "", "dim"),
+                    (f"  was {number(values[0])}" if len(values) > 1 else "  reward of the model itself", "dim"),
                     (f"  {self.standing}", "green" if self.best == self.center[-1][0] else "dim"),
                 ),
             )

@@ -141,7 +141,7 @@ def _step_kl(h: History) -> tuple[str, str, str] | None:
     else:
         said += (
             f": about {straight:.0f} such steps in one direction, or {_rounded(random)} in directions of their own, "
-            f"take it {bound:g} away."
+            f"take it to max_kl, {bound:g} from the base model."
         )
     return "step KL", number(kl), said
 

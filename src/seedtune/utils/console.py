@@ -10,14 +10,15 @@ from rich.text import Text
 
 class ConsoleHandler(logging.Handler):
     """Prints records through rich's global console, so that they appear above a live panel: warnings in yellow on a
-    terminal, plain text elsewhere; no markup, and lines are not broken.
+    terminal, where lines are broken between words; plain text and whole lines elsewhere. No markup.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             warns = record.levelno >= logging.WARNING
             text = f"Warning: {self.format(record)}" if warns else self.format(record)
-            rich.get_console().print(Text(text, style="yellow" if warns else ""), soft_wrap=True)
+            console = rich.get_console()
+            console.print(Text(text, style="yellow" if warns else ""), soft_wrap=not console.is_terminal)
         except Exception:
             self.handleError(record)
 
