@@ -153,6 +153,17 @@ def test_rows_that_fit_shrink_with_length_and_none_is_an_error():
     assert engine(generation_memory=0.001).rows_that_fit(1000) < 8
 
 
+def test_longer_rows_are_fewer_where_memory_needs_it():
+    e = engine(generation_memory=0.01)
+    planned, longer = e.rows_that_fit(500), e.rows_that_fit(1500)
+    assert longer < planned < 128
+    assert e.fewer_rows(planned, 500, 500) == e.fewer_rows(planned, 100, 500) == planned
+    assert e.fewer_rows(planned, 1500, 500) == longer
+    assert e.fewer_rows(2, 1500, 500) == 2, "they fit"
+    assert e.fewer_rows(4 * planned, 1500, 500) > longer, "more memory was asked for"
+    assert e.fewer_rows(1, 10**12, 500) == 1
+
+
 # --- finding models ---------------------------------------------------------------------------------------------------
 
 

@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 import torch
 
-from seedtune.engines.base import Sampling
+from seedtune.engines.base import Prompt, Sampling
 from seedtune.engines.rounds import generate_in_rounds
 from seedtune.es.population import CENTER, Population
-from tiny_engine import SHARED, WORDS, engine
+from tiny import tiny_llama
+from tiny_engine import SHARED, WORDS, alone, engine
 
 SAMPLING = Sampling(48)
 
@@ -63,5 +64,26 @@ def test_rows_that_come_back_say_what_they_say_in_rounds(rows_at_once, words, lo
     assert ids_of(fast) == ids_of(slow)
     assert [c.text for c in fast] == [c.text for c in slow]
     assert len({len(c.ids) for c in fast}) > 2
-    alone = e.generate(prompts, sampling, 0)
-    assert sum(len(a.ids) < len(c.ids) for a, c in zip(alone, fast, strict=True)) >= 3
+    single = e.generate(prompts, sampling, 0)
+    assert sum(len(a.ids) < len(c.ids) for a, c in zip(single, fast, strict=True)) >= 3
+
+
+@pytest.mark.parametrize("decodes", [True, False])
+def test_where_the_context_leaves_less_room_a_row_ends_there(decodes):
+    """In the decode loop, and where transformers' own decodes: rows beside one another keep their own limits."""
+    e = engine(tiny_llama(context=64))
+    e.texts.stops.clear()
+    e.decoder.stops = torch.empty(0, dtype=torch.long)
+    prompts = [Prompt("", tuple(range(5, 5 + n))) for n in (4, 59, 40, 63)]
+    rooms = [48, 5, 24, 1]
+    if not decodes:
+        e.ways = dataclasses.replace(e.ways, decoder=None)
+    found = e.generate(prompts, dataclasses.replace(SAMPLING, rows_at_once=3), 0)
+    assert [len(c.ids) for c in found] == rooms
+    assert all(c.truncated for c in found)
+    for prompt, completion in zip(prompts, found, strict=True):
+        assert completion.ids == alone(e, prompt, len(completion.ids))
+    e.set_members([CENTER] * 4)
+    talked = {}
+    e.converse(prompts, SAMPLING, 0, talked.update, Scripted([2, 1, 1, 1], [0, 0, 0, 0], limit=0))
+    assert [talked[n].ids for n in range(4)] == ids_of(found)

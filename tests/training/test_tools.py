@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -226,6 +227,41 @@ def test_environments_may_say_too_much_to_all_and_cut_prompts_go_on(tmp_path, ca
     assert not caplog.text, "nothing is said of each"
     with pytest.raises(DataError, match=r"more than the model's context of 512"):
         made(tmp_path, [{"prompt": ask(" x" * 600)}], tools=[add])
+
+
+@pytest.mark.parametrize("in_rounds", [False, True])
+def test_a_conversation_goes_on_with_the_room_that_is_left(tmp_path, caplog, monkeypatch, in_rounds):
+    """Less of the context than max_completion_length, but not nothing; and fewer rows are decoded at once then."""
+
+    class Chatty(Seen):
+        def reset(self, wanted=0, **_):
+            return super().reset(wanted) + " x" * (225 if wanted % 2 else 3)
+
+    t = made(
+        tmp_path, environment_factory=Chatty, reward_funcs=None, max_steps=1, log_completions=True, stop_strings=None,
+        generation_batch_size=4, reward_workers=0,
+    )  # fmt: skip
+    t.engine.texts.stops.clear()
+    t.engine.decoder.stops = t.engine.decoder.stops[:0]
+    if in_rounds:
+        t.engine.ways = dataclasses.replace(t.engine.ways, decoder=None)
+    asked = []
+
+    def fewer(rows, tokens, planned):
+        asked.append((rows, tokens, planned))
+        return 2
+
+    monkeypatch.setattr(t.engine, "fewer_rows", fewer)
+    t.train()
+    rows = rows_of(tmp_path / "run", "train-1")
+    told = {row["prompt_index"] % 2: row["tokens"] for row in rows}
+    assert told[0] == 48
+    assert 0 < told[1] < 48
+    assert all(row["truncated"] for row in rows)
+    assert not caplog.text
+    rows_at_once, tokens, planned = asked[0]
+    assert rows_at_once == 4
+    assert tokens == 512 > planned
 
 
 def test_preflight_and_evaluate_talk_too(tmp_path):

@@ -192,6 +192,12 @@ class Generator(Protocol):
         fits.
         """
 
+    def fewer_rows(self, rows: int, tokens: int, planned: int) -> int:
+        """How many rows of `tokens` tokens to decode at once where `rows` of `planned` tokens were chosen: fewer, where
+        they are so much longer that memory needs it, but one at least. By settings and lengths, never by what is free
+        at the moment, as completions depend on it.
+        """
+
     @property
     def mixes_members(self) -> bool:
         """Whether members can share a batch."""
@@ -215,8 +221,9 @@ class Generator(Protocol):
     def converse(
         self, prompts: Sequence[Prompt], sampling: Sampling, seed: Seed, on_completions: OnCompletions, turns: Turns
     ) -> None:
-        """As `generate`, turn by turn: rows go on until `turns` ends them, or `max_completion_length` tokens stand
-        behind their prompt. What comes of it depends on what tools return, and not on when.
+        """As `generate`, turn by turn: rows go on until `turns` ends them, or `max_completion_length` tokens (or as
+        many as the model's context leaves) stand behind their prompt. What comes of it depends on what tools return,
+        and not on when.
         """
 
 

@@ -146,10 +146,20 @@ class Texts:
             )
         return encoded
 
-    def encode_told(self, content: Any, max_completion_length: int, tools: Schemas) -> Prompt | None:
-        """A prompt with what an environment told during the run, as `encode` does it; None: it does not fit."""
+    def encode_told(self, content: Any, tools: Schemas) -> Prompt | None:
+        """A prompt with what an environment told during the run, as `encode` does it; None: the context has no room
+        for a token behind it.
+        """
         ids = self._last(self._with_tools(content, tools))
-        return Prompt(content, tuple(ids)) if self._fits(ids, max_completion_length) else None
+        return Prompt(content, tuple(ids)) if self.room(len(ids), 1) else None
+
+    def room(self, num_tokens: int, max_completion_length: int) -> int:
+        """How many tokens may stand behind a prompt of so many: what the context leaves, `max_completion_length` at
+        most.
+        """
+        if self.context is None:
+            return max_completion_length
+        return max(0, min(max_completion_length, self.context - num_tokens))
 
     def _last(self, ids: list[int]) -> list[int]:
         return ids if self.max_prompt_length is None else ids[-self.max_prompt_length :]

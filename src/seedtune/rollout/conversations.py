@@ -2,8 +2,8 @@
 
 The meaning of TRL's GRPOTrainer: a conversation goes on while the model calls tools, at most
 `max_tool_calling_iterations` times; results that would leave no room within `max_completion_length` (or the model's
-context) are dropped, and it ends there. One whose environment says so much at the beginning that no room is left has
-one turn, without a word.
+context) are dropped, and it ends there. What an environment says at the beginning may leave less room than that: then
+the conversation goes on with what is left, and has one turn, without a word, where there is none.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Conversations:
             return _Row(key, prompt, tools)
         *before, last = prompt.content
         content = [*before, {**last, "content": (last.get("content") or "") + observation}]
-        told = self.texts.encode_told(content, self.limit, tools)
+        told = self.texts.encode_told(content, tools)
         return _Row(key, told or Prompt(content, ()), tools, no_room=told is None)
 
     def _silent(self, r: _Row, sampling: Sampling) -> Completion:
@@ -91,6 +91,20 @@ class Conversations:
             [], [] if sampling.logprobs else None, kl_uniform=[] if sampling.kl_uniform else None
         )
         return self._finished(r, empty)
+
+    def fitting(self, generator: Generator) -> ChunkTask:
+        """The task with fewer rows at once where environments say more than the dataset's prompts: keys and values of
+        prompts of that length, and of `max_completion_length` tokens, are what memory was planned for.
+        """
+        sampling = self.task.sampling
+        if sampling.rows_at_once is None or not self.task.prompts:
+            return self.task
+        planned, told = (
+            max(len(prompt.ids) for prompt in prompts) for prompts in (self.context.batch.prompts, self.task.prompts)
+        )
+        widest = told + self.texts.room(told, self.limit)
+        rows = generator.fewer_rows(sampling.rows_at_once, widest, planned + self.limit)
+        return replace(self.task, sampling=replace(sampling, rows_at_once=rows))
 
     # --- turns, as the engine asks for them ---------------------------------------------------------------------------
 
@@ -177,7 +191,7 @@ def generate(generator: Generator, task: ChunkTask, pool: ToolPool | None, on_co
         generator.generate(task.prompts, task.sampling, task.seed, on_completions)
         return
     turns = Conversations(generator.texts, task, pool)
-    left = turns.task
+    left = turns.fitting(generator)
     if turns.over:
         on_completions(turns.over)
         if not left.prompts:

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 #: Said once.
 NO_ROOM = (
     "a conversation ended as no room was left: a tool's result did not fit max_completion_length, or what an "
-    "environment said first left less than that of the model's context. It counts as it is (as in TRL, without the "
+    "environment said first left nothing of the model's context. It counts as it is (as in TRL, without the "
     "result); tools/no_room_frequency is the share of such conversations. Let tools and environments say less."
 )
 #: Rows done, rows in all, and new tokens since the last call.

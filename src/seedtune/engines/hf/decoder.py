@@ -115,12 +115,15 @@ class Decoder:
         select_rows: SelectRows,
         on_finished: OnFinished,
         turns: Turns | None = None,
+        rooms: Sequence[int] | None = None,
     ) -> None:
         """Decode one chunk: row n completes `prompts[n]` as member `members[n]` (any value that identifies it), in
         `rows_at_once` batch slots. `on_finished` gets finished rows, some at a time; with `turns`, all turns of them.
+        `rooms`: how many tokens may stand behind each prompt, where that is fewer than `max_completion_length`.
         """
+        slots = min(rows_at_once, len(prompts))
         with torch.inference_mode():
-            batch = _Batch(self, prompts, members, sampling, seed, min(rows_at_once, len(prompts)), select_rows, turns)
+            batch = _Batch(self, prompts, members, sampling, seed, slots, select_rows, turns, rooms)
             batch.share_prefixes()
             while batch.num_active or batch.waiting or batch.away:
                 finished = batch.return_rows()
@@ -186,6 +189,7 @@ class _Batch:
         num_slots: int,
         select_rows: SelectRows,
         turns: Turns | None = None,
+        rooms: Sequence[int] | None = None,
     ) -> None:
         self.decoder, self.prompts, self.members, self.select_rows = decoder, list(prompts), members, select_rows
         self.turns, self.steps = turns, 0
@@ -195,7 +199,9 @@ class _Batch:
         self.waiting = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
         self.num_slots, self.num_active = num_slots, 0
         longest, self.max_new_tokens = len(prompts[self.waiting[0]]), sampling.max_completion_length
-        self.cache = decoder.cache(num_slots, longest + self.max_new_tokens + decoder.check_every + _SPARE_COLUMNS)
+        rooms = rooms or [self.max_new_tokens] * len(prompts)
+        widest = max(len(prompt) + room for prompt, room in zip(prompts, rooms, strict=True))
+        self.cache = decoder.cache(num_slots, widest + decoder.check_every + _SPARE_COLUMNS)
         self.cache.compact(longest + _SPARE_COLUMNS)
         self.first = self.end = longest
         device = decoder.device
@@ -203,6 +209,7 @@ class _Batch:
         self.rows, self.starts, self.num_generated, self.last_tokens = (
             torch.zeros(num_slots, dtype=torch.long, device=device) for _ in range(4)
         )
+        self.rooms = torch.tensor(list(rooms), device=device)
         self.finished = torch.zeros(num_slots, dtype=torch.bool, device=device)
         shape = len(prompts), self.max_new_tokens + 1  # the last column takes what finished rows go on to write
         self.output_ids = torch.zeros(shape, dtype=torch.long, device=device)
@@ -328,7 +335,7 @@ class _Batch:
         if self.contexts is not None:
             self.contexts[rows, column] = tokens
         num_generated += unfinished
-        self.finished[slots] |= torch.isin(tokens, self.decoder.stops) | (num_generated >= self.max_new_tokens)
+        self.finished[slots] |= torch.isin(tokens, self.decoder.stops) | (num_generated >= self.rooms[rows])
         if self.decoder.stop_strings is not None:
             self.tails[rows] = tails = torch.cat([self.tails[rows, 1:], tokens[:, None]], dim=1)
             self.stopped[rows] |= (ended := self.decoder.stop_strings(tails) & unfinished)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import weakref
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from importlib.metadata import version
@@ -185,13 +185,7 @@ class HFEngine:
         return self.texts.encode(prompts, max_completion_length, truncate=truncate, tools=tools)
 
     def rows_that_fit(self, tokens: int) -> int:
-        config = self.model.config.get_text_config()
-        hidden, layers = getattr(config, "hidden_size", 4096), getattr(config, "num_hidden_layers", 32)
-        queries = getattr(config, "num_attention_heads", None) or 1
-        heads = getattr(config, "num_key_value_heads", None) or queries
-        width = getattr(config, "head_dim", None) or hidden // queries
-        keys = 3 * layers * heads * width * tokens * self._dtype.itemsize  # two, and half as much for shared prefixes
-        row = keys + 12 * config.vocab_size + 16 * hidden
+        row = self._row_bytes(tokens)
         rows = int(self._memory() // row)
         if not rows:
             raise ConfigError(
@@ -200,6 +194,23 @@ class HFEngine:
                 "completions."
             )
         return min(rows, MOST_ROWS[self.device.type])
+
+    def fewer_rows(self, rows: int, tokens: int, planned: int) -> int:
+        if tokens <= planned:
+            return rows
+        set_memory = 0.0 if self.device.type == "cuda" and self.runtime.generation_memory is None else self._memory()
+        memory = max(rows * self._row_bytes(planned), set_memory)
+        return max(1, min(rows, int(memory // self._row_bytes(tokens))))
+
+    def _row_bytes(self, tokens: int) -> int:
+        """Of a row of so many tokens: keys and values, and what its logits take."""
+        config = self.model.config.get_text_config()
+        hidden, layers = getattr(config, "hidden_size", 4096), getattr(config, "num_hidden_layers", 32)
+        queries = getattr(config, "num_attention_heads", None) or 1
+        heads = getattr(config, "num_key_value_heads", None) or queries
+        width = getattr(config, "head_dim", None) or hidden // queries
+        keys = 3 * layers * heads * width * tokens * self._dtype.itemsize  # two, and half as much for shared prefixes
+        return int(keys + 12 * config.vocab_size + 16 * hidden)
 
     def _memory(self) -> float:
         """Bytes for the KV cache and logits: as set, else 1 GB on the CPU, half of what a GPU has free."""
@@ -347,19 +358,23 @@ class HFEngine:
                 listener(ended)
 
         ids = [p.ids for p in prompts]
+        rooms = [self.texts.room(len(row), sampling.max_completion_length) for row in ids]
         members = self._members or [CENTER] * len(ids)
         rows_at_once = sampling.rows_at_once or len(ids)
         try:
             if self.decoder:
-                self.decoder.decode(ids, members, sampling, seed, rows_at_once, self.center.select_rows, collect, turns)
+                select = self.center.select_rows
+                self.decoder.decode(ids, members, sampling, seed, rows_at_once, select, collect, turns, rooms)
             elif sampling.logprobs or sampling.kl_uniform:
                 raise ModelError("log-probabilities need a model that caches keys and values; this one does not.")
             else:
-                for number, part in enumerate(self.ways.batches([len(row) for row in ids], rows_at_once)):
+                batches = self.ways.batches([len(row) for row in ids], rows_at_once)
+                for number, part in enumerate(_of_one_room(batches, rooms)):
                     self.center.select_rows(torch.tensor(part))
-                    some, how = [ids[n] for n in part], sampling
+                    some = [ids[n] for n in part]
+                    how = dataclasses.replace(sampling, max_completion_length=rooms[part[0]])
                     if (first := sampling.first_sampled_row) is not None:
-                        how = dataclasses.replace(sampling, first_sampled_row=sum(n < first for n in part))
+                        how = dataclasses.replace(how, first_sampled_row=sum(n < first for n in part))
                     own = self.texts.pad, self.texts.stops, self.texts.stop_strings
                     # batches of one seed would draw the same numbers
                     theirs = (seed + number) % 2**63 if isinstance(seed, int) else [seed[n] for n in part]
@@ -485,6 +500,13 @@ class HFEngine:
             elif name in self._kept:
                 state[name] = self._kept[name].to(dtype)
         return state
+
+
+def _of_one_room(batches: Iterable[Sequence[int]], rooms: Sequence[int]) -> Iterator[list[int]]:
+    """The batches, parted so that all rows of one have room for equally many tokens."""
+    for batch in batches:
+        for room in sorted({rooms[n] for n in batch}, reverse=True):
+            yield [n for n in batch if rooms[n] == room]
 
 
 def kl(of: torch.Tensor, from_: torch.Tensor) -> float:

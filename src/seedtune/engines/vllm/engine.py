@@ -120,6 +120,10 @@ class VLLMEngine:
         """vLLM itself lets rows wait that do not fit."""
         return self._rows
 
+    def fewer_rows(self, rows: int, tokens: int, planned: int) -> int:
+        """As many: those that do not fit wait."""
+        return rows
+
     @property
     def mixes_members(self) -> bool:
         return self.perturbation.low_rank
@@ -143,7 +147,7 @@ class VLLMEngine:
     ) -> list[Completion]:
         adapters = self._adapters_of_rows(len(prompts))
         requests = [
-            (prompt.ids, self._params(sampling, seed, n), adapter)
+            (prompt.ids, self._params(sampling, seed, n, len(prompt.ids)), adapter)
             for n, (prompt, adapter) in enumerate(zip(prompts, adapters, strict=True))
         ]
         completions: dict[int, Completion] = {}
@@ -187,7 +191,8 @@ class VLLMEngine:
             engine.abort_request(names, internal=True)
             raise
 
-    def _params(self, sampling: Sampling, seed: Seed, row: int) -> Any:
+    def _params(self, sampling: Sampling, seed: Seed, row: int, num_tokens: int) -> Any:
+        """Of a row whose prompt has `num_tokens` tokens."""
         from vllm import SamplingParams
 
         sampled = sampling.first_sampled_row is not None and row >= sampling.first_sampled_row
@@ -200,7 +205,7 @@ class VLLMEngine:
             min_p=sampling.min_p or 0.0,
             repetition_penalty=sampling.repetition_penalty,
             seed=(seed + row) % 2**63 if isinstance(seed, int) else seed[row],
-            max_tokens=sampling.max_completion_length,
+            max_tokens=self.texts.room(num_tokens, sampling.max_completion_length),
             stop_token_ids=sorted(self.texts.stops),
             ignore_eos=True,  # stop tokens are the model's own, given above
             logprobs=0 if sampling.logprobs else None,
