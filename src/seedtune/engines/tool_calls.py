@@ -1,8 +1,7 @@
-"""Tool calls in what a model writes: the chat template says how it writes them, so the format is learned from it."""
+"""Turns of conversations with tools: the chat template says how calls are written, so the format is learned from it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -12,28 +11,31 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import DataError
 from .base import Schemas
+from .call_formats import ARGUMENTS, NAME, VALUE, CallFormat, MalformedCall, learn
 from .messages import ChatTemplate
 
-#: Stand where a template writes a call's name, an argument's name, its value, and what a tool returned.
-_NAME, _ARGUMENT, _VALUE, _RESULT = "seedtune_tool", "seedtune_argument", "seedtune_value", "seedtune_result"
-_CALL = {"type": "function", "id": "seedtune0", "function": {"name": _NAME, "arguments": {_ARGUMENT: _VALUE}}}
+#: Stands where a template writes what a tool returned.
+_RESULT = "seedtune_result"
+
+
+def _with_arguments(arguments: Mapping[str, str]) -> dict[str, Any]:
+    call = {"type": "function", "id": "seedtune0", "function": {"name": NAME, "arguments": dict(arguments)}}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
 _DUMMY = [{"role": "user", "content": "question"}]
-_ASKS = [*_DUMMY, {"role": "assistant", "content": "", "tool_calls": [_CALL]}]
-_ANSWERED = [*_ASKS, {"role": "tool", "name": _NAME, "content": _RESULT, "tool_call_id": "seedtune0"}]
+_ASKS = [*_DUMMY, _with_arguments(dict([*ARGUMENTS.items()][:1]))]
+_ANSWERED = [*_ASKS, {"role": "tool", "name": NAME, "content": _RESULT, "tool_call_id": "seedtune0"}]
 _SCHEMA = {
     "type": "function",
     "function": {
-        "name": _NAME,
+        "name": NAME,
         "description": "",
-        "parameters": {"type": "object", "properties": {_ARGUMENT: {"type": "string"}}},
+        "parameters": {"type": "object", "properties": {name: {"type": "string"} for name in ARGUMENTS}},
     },
 }
 #: How ChatML begins a turn: templates of that format without tools can be given ours.
 _CHATML = "<|im_start|>assistant\n"
-
-
-class MalformedCall(ValueError):
-    """A call begins and cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -47,49 +49,6 @@ class Turn:
     def calls(self) -> list[dict[str, Any]]:
         """Name and arguments of each call."""
         return [call["function"] for call in self.message.get("tool_calls", ())]
-
-
-@dataclass(frozen=True)
-class ToolCallFormat:
-    """How calls are written: JSON behind `begin` (which may be empty), with the call's name and arguments under these
-    keys; `listed`: as a list of calls. JSON says itself where it ends.
-    """
-
-    begin: str
-    name_key: str
-    arguments_key: str
-    listed: bool = False
-
-    def parse(self, text: str) -> tuple[str, list[dict[str, Any]]]:
-        """What stands before the calls, and the calls. Raises MalformedCall."""
-        if self.begin:
-            content, *pieces = text.split(self.begin)
-        else:
-            content, pieces = ("", [text]) if text.lstrip().startswith("[" if self.listed else "{") else (text, [])
-        calls = [call for piece in pieces for call in self._read(piece)]
-        return content.strip() if calls else text, calls
-
-    def _read(self, piece: str) -> list[dict[str, Any]]:
-        try:
-            found, _ = json.JSONDecoder().raw_decode(piece.lstrip())
-        except (ValueError, RecursionError) as e:
-            raise MalformedCall(str(e)) from None
-        found = found if isinstance(found, list) else [found]
-        return [self._call(each) for each in found]
-
-    def _call(self, found: Any) -> dict[str, Any]:
-        """As messages have it."""
-        if not isinstance(found, Mapping) or not isinstance(name := found.get(self.name_key), str):
-            raise MalformedCall("a call names no tool")
-        arguments = found.get(self.arguments_key, {})
-        if isinstance(arguments, str):
-            try:
-                arguments = json.loads(arguments)
-            except (ValueError, RecursionError) as e:
-                raise MalformedCall(str(e)) from None
-        if not isinstance(arguments, Mapping):
-            raise MalformedCall("the arguments are no mapping")
-        return {"type": "function", "function": {"name": name, "arguments": dict(arguments)}}
 
 
 class ToolTurns:
@@ -121,7 +80,7 @@ class ToolTurns:
             asks, answered = (self.template.render(c, tools=[_SCHEMA]) for c in (_DUMMY, _ANSWERED))
         except DataError:
             return False
-        return _NAME in asks and _VALUE in answered and _RESULT in answered
+        return NAME in asks and VALUE in answered and _RESULT in answered
 
     def _writes_chatml(self) -> bool:
         try:
@@ -129,28 +88,17 @@ class ToolTurns:
         except DataError:
             return False
 
-    def _learn(self) -> ToolCallFormat:
+    def _learn(self) -> CallFormat:
         """The format of the call that the template writes."""
         said = self.template.render_whole([*_DUMMY, {"role": "assistant", "content": "x"}])
-        text = self.template.render_whole(_ASKS)
+        text, more = (self.template.render_whole([*_DUMMY, turn]) for turn in (_ASKS[-1], _with_arguments(ARGUMENTS)))
         first = next((n for n, (a, b) in enumerate(zip(text, said, strict=False)) if a != b), 0)
-        decoder = json.JSONDecoder()
-        for start in (n for n in range(first, len(text)) if text[n] in "[{"):
-            try:
-                found, _ = decoder.raw_decode(text[start:])
-            except ValueError:
-                continue
-            call = found[0] if isinstance(found, list) and found else found
-            if isinstance(call, dict) and _NAME in call.values():
-                return ToolCallFormat(
-                    begin=text[first:start].strip(),
-                    name_key=next(key for key, value in call.items() if value == _NAME),
-                    arguments_key=next((key for key, value in call.items() if _VALUE in str(value)), "arguments"),
-                    listed=isinstance(found, list),
-                )
+        if (found := learn(text, first, more)) is not None:
+            return found
         raise DataError(
-            "the chat template writes tool calls in a format of its own (not as JSON), and its tokenizer does not say "
-            "how to read it: set tokenizer.response_template (transformers' documentation, response parsing)."
+            "the chat template writes tool calls in a format that is not known (no JSON, no tags, no calls of Python), "
+            "and its tokenizer does not say how to read it: set tokenizer.response_template (transformers' "
+            "documentation, response parsing)."
         )
 
     def render(self, messages: Any, tools: Schemas) -> str:
@@ -164,7 +112,7 @@ class ToolTurns:
         try:
             if self._format is None:
                 return Turn(self._parsed(ids, prompt, tools))
-            content, calls = self._format.parse(str(self.tokenizer.decode(ids)))
+            content, calls = self._format.parse(str(self.tokenizer.decode(ids)), tools)
         except (ValueError, TypeError, KeyError):
             return Turn(plain, malformed=True)
         return Turn({"role": "assistant", "content": content, "tool_calls": calls} if calls else plain)
@@ -191,11 +139,12 @@ class ToolTurns:
         """
         before = self._tokens(self.template.render_whole(asks, tools=list(tools)))
         whole = self._tokens(self.template.render(answered, tools=list(tools)))
-        ends = [n for n, token in enumerate(before) if token in self.stops]
+        earlier = len(self._tokens(self.template.render_whole(asks[:-1], tools=list(tools))))
+        # Before the turn stand tokens of other roles, which may be stop tokens too (GLM's <|user|>).
+        ends = [n for n, token in enumerate(before) if token in self.stops and n >= earlier]
         cut = ends[-1] if ends else len(before)
         if whole[:cut] != before[:cut]:
-            earlier = self._tokens(self.template.render_whole(asks[:-1], tools=list(tools)))
-            cut -= _left_out(before[: cut + 1], whole, len(earlier))
+            cut -= _left_out(before[: cut + 1], whole, earlier)
         return whole[cut:]
 
     def _tokens(self, text: str) -> list[int]:
