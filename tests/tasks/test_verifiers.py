@@ -120,7 +120,17 @@ def test_a_taskset_without_end(taskset):
 ALONE = '__all__ = ["SumTaskset"]'
 CLASS = "class SumTask(vf.Task[Sums]):"
 SETUP = "    async def setup(self, trace, runtime):\n        pass\n\n"
-TOOLS = "    @classmethod\n    def toolsets(cls, config):\n        return [object()]"
+TOOLS = "    @classmethod\n    def toolsets(cls, config):\n        return [Adder(vf.ToolsetConfig())]\n\n"
+#: A tool as verifiers 0.4 has it.
+ADDER = """
+class Adder(vf.Toolset[vf.ToolsetConfig]):
+    @vf.tool
+    async def add(self, a: int, b: int) -> str:
+        \"\"\"Add two numbers.\"\"\"
+        return str(a + b)
+
+
+"""
 ENVIRONMENT = """
 class Two(vf.Env[vf.EnvConfig]):
     async def run(self, task, agents):
@@ -141,12 +151,18 @@ __all__ = ["SumTaskset", "Two"]
         ('prompt=f"{a} + {b}?", ', "", "several turns"),
         ("largest: int = 9", "largest: int", "cannot load the taskset"),
         (ALONE, "", "cannot load the taskset"),
-        ("    INFINITE = False", TOOLS, "has tools"),
+        (
+            "    INFINITE = False",
+            f"{TOOLS}    INFINITE = False",
+            r"has tools, .*as servers \(MCP\).*functions as tools",
+        ),
+        ("    @vf.metric", f"{TOOLS}    @vf.metric", r"has tools, .*as servers \(MCP\).*environment_factory"),
         (ALONE, ENVIRONMENT, "an environment of its own"),
     ],
 )
 def test_what_one_completion_cannot_answer_is_refused(taskset, before, after, says):
     text = TASKSET.replace("@vf.reward(weight=2.0)", "@vf.reward") if after == "@vf.metric" else TASKSET
+    text = text.replace("class Sums(", f"{ADDER}class Sums(")
     assert before in text
     with pytest.raises(ConfigError, match=says):
         assert builtin("verifiers").with_args({"name": taskset(text.replace(before, after))}).train

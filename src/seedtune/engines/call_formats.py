@@ -219,7 +219,9 @@ def _spaced(mark: str) -> str:
 def _kinds(name: str, tools: Schemas) -> dict[str, Any]:
     """What a tool's schema says of each of its arguments: its type."""
     functions = [tool.get("function", tool) for tool in tools]
-    schema = next((function.get("parameters", {}) for function in functions if function.get("name") == name), {})
+    schema: Mapping[str, Any] = next(
+        (function.get("parameters", {}) for function in functions if function.get("name") == name), {}
+    )
     return {key: of.get("type") for key, of in schema.get("properties", {}).items() if isinstance(of, Mapping)}
 
 

@@ -4,7 +4,8 @@ by the rewards of its tasks.
     task: verifiers
     task_args: {name: my-taskset, config: {split: train}, test_config: {split: test}}
 
-What needs more than one answer is refused: tools, a simulated user, several agents, a container, a judge model.
+What needs more than one answer is refused: tools (in verifiers 0.4 a toolset is an MCP server that is started for each
+rollout, with a channel of its own for state), a simulated user, several agents, a container, a judge model.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ def _taskset(name: str, config: str) -> Any:
     if why := _needs_more(source, environment):
         raise ConfigError(
             f"task: verifiers: {name} {why}. Only tasks that one completion answers are supported here, scored by "
-            "rewards over what was said. For tools and several turns see environment_factory of ESTrainer."
+            "rewards over what was said. For tools and several turns give ESTrainer (or a recipe) functions as tools, "
+            "or a class as environment_factory, which may call what the taskset's tools call."
         )
     return source
 
@@ -129,7 +131,9 @@ def _needs_more(source: Any, environment: Any) -> str:
     found = {
         "has an environment of its own, with several agents or turns": environment is not vf.SingleAgentEnv,
         "brings a harness of its own": vf.default_harness_id(settings.id) != "bash",
-        "has tools": bool(type(source).toolsets(settings) or kind.toolsets(settings.task)),
+        "has tools, which verifiers starts as servers (MCP) for each rollout": bool(
+            type(source).toolsets(settings) or kind.toolsets(settings.task)
+        ),
         "needs a container": kind.NEEDS_CONTAINER,
         "prepares a runtime": (kind.setup, kind.finalize) != (vf.Task.setup, vf.Task.finalize),
         f"scores in a runtime ({', '.join(runs)})": bool(runs),
