@@ -284,6 +284,20 @@ def test_attention_of_a_decode_step_equals_transformers(monkeypatch):
     assert torch.allclose(ours.float(), exact, atol=0.03)
 
 
+@pytest.mark.parametrize("columns", [9, 149])
+def test_attention_of_a_decode_step_has_the_bits_of_its_formula(columns):
+    """Journals rest on completions, so however fast it is, it rounds as it always did."""
+    g = torch.Generator().manual_seed(1)
+    query = torch.randn(5, 6, 1, 16, generator=g).bfloat16()
+    key, value = ((torch.randn(5, 2, columns, 16, generator=g) * 4).bfloat16() for _ in range(2))
+    mask = torch.rand(5, 1, 1, columns, generator=g) > 0.4
+    mask[0] = False  # attention to nothing is the mean
+    scores = torch.matmul(key, query.view(5, 2, 3, 16).transpose(2, 3)).transpose(2, 3).float() * 0.3
+    probabilities = scores.masked_fill(~mask, torch.finfo(torch.float32).min).softmax(-1).bfloat16()
+    ours, _ = attention.attend(torch.nn.Module(), query, key, value, mask, scaling=0.3)
+    assert torch.equal(ours, torch.matmul(probabilities, value).view(5, 1, 6, 16))
+
+
 @pytest.mark.skipif(not can_pack(torch.empty(0).bfloat16()), reason="this processor does not multiply bfloat16")
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2"])
 def test_packed_linear_layers_compute_nearly_the_same(architecture):
