@@ -69,9 +69,9 @@ def test_a_step_is_as_large_as_on_the_text_that_it_moves_most(order):
     texts = calibration.probes(e, e.encode(WORDS, 12), 12)[::order]
     meter = StepMeter(e, texts)
     e.update([Member(1, 0, 0, 1)], np.ones(1, np.float32), 0.01)
-    step, _ = meter.measure()
+    step, _ = meter.after_step()
     kls = []
-    for each, before in zip(texts, meter.first, strict=True):
+    for each, before in zip(meter.texts, meter.first, strict=True):
         now = e.distributions(CENTER, *each)
         kls.append(float(((now - before) * now.exp()).sum(-1).mean()))
     assert step == pytest.approx(max(kls))

@@ -91,10 +91,10 @@ def test_steps_that_the_run_chooses_resume_and_replay_to_the_same_bytes(tmp_path
 @pytest.mark.parametrize("distance", [9.0, math.nan])
 def test_a_step_behind_a_return_has_room_again(tmp_path, monkeypatch, distance):
     """The center that was left was far away, or no numbers: that says nothing of the one that the run returned to."""
-    measure = step_control.StepMeter.measure
+    measure = step_control.StepMeter.after_step
     first = [distance]
     monkeypatch.setattr(
-        step_control.StepMeter, "measure", lambda self: (measure(self)[0], first.pop() if first else 0.0)
+        step_control.StepMeter, "after_step", lambda self: (measure(self)[0], first.pop() if first else 0.0)
     )
     how = {"learning_rate": "auto", "guard": True, "eval_steps": 0, "perturbation": "lowrank"}
     made(tmp_path, "whole", **how).train()

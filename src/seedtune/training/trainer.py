@@ -392,6 +392,7 @@ class ESTrainer:
         rewards_M_P = rollouts.total_M_P(weights)
         coefficients = update.coefficients(members, self._fitness(rewards_M_P))
         rate = self.steps.learning_rate(t, members, rewards_M_P, coefficients)
+        self.steps.before(rate, evaluation_due=self._due(t))
         started = time.perf_counter()
         self.events.call("on_pre_optimizer_step")
         norm = self.run.update(t, coefficients, rate)
@@ -400,7 +401,7 @@ class ESTrainer:
             raise NotFiniteError(f"the update of iteration {t} is no finite number: try a smaller learning_rate.")
         digest = self.fleet.digest()
         updated = time.perf_counter()
-        more = self.steps.after(rate, rewards_M_P, prompts_vary=len(batch.indices) < len(self.prompts.train))
+        more = self.steps.after(t, rewards_M_P, prompts_vary=len(batch.indices) < len(self.prompts.train))
         rows = rollouts.rows(weights)
         metrics = {**self._metrics(rollouts, norm, rate), **more, "time/update": updated - started}
         metrics |= diversity_metrics(rows, self.rewards)
