@@ -18,10 +18,38 @@ from transformers import (
 )
 
 from runs import trainer
-from seedtune.engines import loading
+from seedtune.engines import hub, loading
 from seedtune.engines.specs import ModelSpec
 from seedtune.errors import ModelError
 from tiny import tiny_llama, tiny_tokenizer
+
+
+class ConnectError(Exception):
+    """As httpx calls it."""
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch, caplog):
+    """And not five times for each file; afterwards everything is as before."""
+    asked = []
+    hub._warn.cache_clear()
+
+    def head(address, timeout):
+        asked.append(address)
+        raise ConnectError("no network")
+
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "get_session", lambda: SimpleNamespace(head=head))
+    with pytest.raises(ModelError, match="cannot find model 'nobody/nothing'"):
+        load("nobody/nothing")
+    assert asked == [hub.constants.ENDPOINT]
+    assert "cannot be reached, so only models in the local cache are found" in caplog.text
+    assert hub.constants.HF_HUB_OFFLINE is False
+
+
+def test_for_a_folder_the_hub_is_not_asked(folder, monkeypatch):
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "get_session", lambda: pytest.fail("it was asked"))
+    load(folder)
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ from ..utils.files import explain_disk, storage_error
 from ..utils.paths import AnyPath, local_path
 from . import adapters, gguf_cache, load_errors
 from .adapters import Adapter
+from .hub import cache_where_unreachable
 from .specs import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,11 @@ def outline(spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] 
     """The model without weights (on `meta`), and its tokenizer: what settings and prompts can be checked against before
     gigabytes are read. None where they cannot be had: `load` says why.
     """
+    with cache_where_unreachable(spec.model_name_or_path):
+        return _outline(spec)
+
+
+def _outline(spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] | None:
     name, revision, more = spec.model_name_or_path, spec.model_revision, dict[str, str]()
     try:
         if (adapter := adapters.read(name)) is not None:
@@ -83,6 +89,13 @@ def load(
 
     Raises ModelError when it is missing, gated, not a causal language model, incomplete, or not readable.
     """
+    with cache_where_unreachable(spec.model_name_or_path):
+        return _load(spec, tokenizer)
+
+
+def _load(
+    spec: ModelSpec, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     name, revision = spec.model_name_or_path, spec.model_revision
     if (adapter := adapters.read(name)) is not None:
         return _load_merged(adapter, spec, tokenizer)
