@@ -130,10 +130,13 @@ def test_the_demo_trains_and_writes_its_page(tmp_path, tiny_folder, capsys, monk
     monkeypatch.setattr(demo, "recipe", lambda: small)
     command = ["demo", "--short", "--model_name_or_path", str(tiny_folder), "--device", "cpu"]
     assert main.main(command) == 0
-    assert "Report: seedtune-demo/report/index.html" in capsys.readouterr().out
-    assert Path("seedtune-demo/report/index.html").exists()
+    told = capsys.readouterr().out
+    assert "Report: seedtune-demo-short/report/index.html" in told
+    assert "Two iterations are too few" in told
+    assert Path("seedtune-demo-short/report/index.html").exists()
+    assert not Path("seedtune-demo").exists(), "which the demo itself takes"
     assert main.main(command) == 1
-    assert "seedtune-demo" in capsys.readouterr().err, "a second one says what to do, and overwrites nothing"
+    assert "seedtune train --resume --output_dir seedtune-demo-short" in capsys.readouterr().err, "what to do"
 
 
 @pytest.fixture

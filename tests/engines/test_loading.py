@@ -28,7 +28,8 @@ class ConnectError(Exception):
     """As httpx calls it."""
 
 
-def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch, caplog):
+@pytest.mark.parametrize("name", ["nobody/nothing", "nothing"])
+def test_a_hub_that_cannot_be_reached_is_asked_once(name, monkeypatch, caplog):
     """And not five times for each file; afterwards everything is as before."""
     asked = []
     hub._warn.cache_clear()
@@ -39,8 +40,8 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch, caplog):
 
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "get_session", lambda: SimpleNamespace(head=head))
-    with pytest.raises(ModelError, match="cannot find model 'nobody/nothing'"):
-        load("nobody/nothing")
+    with pytest.raises(ModelError, match="cannot find model"):
+        load(name)
     assert asked == [hub.constants.ENDPOINT]
     assert "cannot be reached, so only models in the local cache are found" in caplog.text
     assert hub.constants.HF_HUB_OFFLINE is False

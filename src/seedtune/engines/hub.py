@@ -9,8 +9,6 @@ from functools import lru_cache
 
 from huggingface_hub import constants, get_session
 
-from ..utils.paths import local_path
-
 log = logging.getLogger(__name__)
 
 #: Seconds to wait for a connection.
@@ -20,11 +18,11 @@ _NO_CONNECTION = {"ConnectError", "ConnectTimeout"}
 
 
 @contextmanager
-def cache_where_unreachable(name: str) -> Iterator[None]:
-    """Within it, models of the Hub are looked for in the local cache alone, if the Hub cannot be reached. `name` is the
-    model's: for a folder or a file nothing is asked.
+def cache_where_unreachable(is_hub_id: bool) -> Iterator[None]:
+    """Within it, models of the Hub are looked for in the local cache alone, if the Hub cannot be reached. Where the
+    model's name `is_hub_id` not, nothing is asked.
     """
-    if "/" not in name or constants.HF_HUB_OFFLINE or local_path(name).exists() or _is_reachable():
+    if not is_hub_id or constants.HF_HUB_OFFLINE or _is_reachable():
         yield
         return
     _warn(constants.ENDPOINT)

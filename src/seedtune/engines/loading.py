@@ -51,7 +51,7 @@ def outline(spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] 
     """The model without weights (on `meta`), and its tokenizer: what settings and prompts can be checked against before
     gigabytes are read. None where they cannot be had: `load` says why.
     """
-    with cache_where_unreachable(spec.model_name_or_path):
+    with cache_where_unreachable(_is_hub_id(spec.model_name_or_path)):
         return _outline(spec)
 
 
@@ -79,6 +79,10 @@ def _outline(spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
         return None
 
 
+def _is_hub_id(name: str) -> bool:
+    return not (name.lower() == EMBEDDED or name.endswith(".gguf") or local_path(name).exists())
+
+
 def load(
     spec: ModelSpec, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -89,7 +93,7 @@ def load(
 
     Raises ModelError when it is missing, gated, not a causal language model, incomplete, or not readable.
     """
-    with cache_where_unreachable(spec.model_name_or_path):
+    with cache_where_unreachable(_is_hub_id(spec.model_name_or_path)):
         return _load(spec, tokenizer)
 
 
