@@ -1,7 +1,7 @@
 """Fine-tune a model. Settings come from --config (one flat YAML file) and from flags; flags override.
 
 Say nothing about members and steps (population_size, sigma, learning_rate, perturbation, ...), and the run chooses them
-by measuring. As soon as one of them is set, the defaults below hold, which are the paper's.
+by measuring. As soon as one of them is set, the defaults of all are the paper's.
 """
 
 from __future__ import annotations
