@@ -19,6 +19,7 @@ from seedtune.compare.context import MethodContext
 from seedtune.compare.statistics import lines, sensitivity
 from seedtune.errors import ConfigError, SeedtuneError
 from tiny import save_tiny, tiny_tokenizer
+from warm import warm_cells
 
 TASK = {"task": "conciseness"}
 OWN = '''
@@ -121,7 +122,14 @@ def test_missing_cells_stay_missing():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_folder):
+def warm():
+    """Cells are forked from a process that has imported what they need."""
+    with warm_cells():
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_folder, warm):
     """ES, GRPO, a method of one's own and one that breaks, on a tiny model, by the command."""
     folder = tmp_path_factory.mktemp("compare")
     (folder / "own.py").write_text(OWN)
@@ -226,7 +234,7 @@ def train(context):
 '''
 
 
-def test_conversations_are_compared(tmp_path, monkeypatch, capsys):
+def test_conversations_are_compared(tmp_path, monkeypatch, capsys, warm):
     """With tools and an environment that gives the reward; all gold metrics are shown."""
     templates = pytest.importorskip("trl.chat_template_utils")
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
