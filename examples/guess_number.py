@@ -13,7 +13,7 @@ from typing import Any
 
 from seedtune import ESConfig, ESTrainer
 
-LARGEST, TRIES = 16, 5
+LARGEST, TRIES = 8, 3
 
 
 class GuessNumber:
@@ -51,29 +51,35 @@ def example(secret: int, guesses: list[int]) -> list[dict[str, Any]]:
 
 
 TASK = f"Find the secret number, from 1 to {LARGEST}. You have {TRIES} guesses."
-PROMPT = [*example(11, [8, 12, 10, 11]), *example(3, [8, 4, 2, 3]), {"role": "user", "content": TASK}]
+PROMPT = [*example(3, [4, 2, 3]), {"role": "user", "content": TASK}]
 
 
-def main(model: str = "smollm2-135m-instruct", **settings: Any) -> ESTrainer:
-    args = ESConfig(
-        **{
-            "output_dir": "runs/guess-number",
-            "max_steps": 12,
-            "population_size": 32,
-            "antithetic": True,
-            "perturbation": "lowrank",
-            "sigma": 0.004,
-            "learning_rate": 0.012,
-            "prompts_per_member": 4,
-            "fitness_shaping": "pairs",
-            "max_completion_length": 400,
-            "max_tool_calling_iterations": TRIES,
-            "eval_steps": 3,
-            **settings,
-        }
-    )
-    games = [{"prompt": PROMPT, "game": n} for n in range(64)]
-    trainer = ESTrainer(model, None, args, train_dataset=games, eval_dataset=games, environment_factory=GuessNumber)
+SETTINGS: dict[str, Any] = {
+    "max_steps": 16,
+    "population_size": 32,
+    "antithetic": True,
+    "perturbation": "lowrank",
+    "sigma": 0.004,
+    "learning_rate": 0.012,
+    "prompts_per_member": 4,
+    "fitness_shaping": "pairs",
+    "max_completion_length": 200,
+    "max_tool_calling_iterations": TRIES,
+    "eval_steps": 4,
+}
+
+
+def games(count: int) -> list[dict[str, Any]]:
+    """Rows that differ by their number alone: the secret numbers come from the run's seed."""
+    return [{"prompt": PROMPT, "game": n} for n in range(count)]
+
+
+def main(model: str = "smollm2-135m-instruct", callbacks: Any = None, **settings: Any) -> ESTrainer:
+    args = ESConfig(**{"output_dir": "runs/guess-number", **SETTINGS, **settings})
+    trainer = ESTrainer(
+        model, None, args, train_dataset=games(64), eval_dataset=games(64), environment_factory=GuessNumber,
+        callbacks=callbacks,
+    )  # fmt: skip
     trainer.train()
     return trainer
 

@@ -68,7 +68,7 @@ def test_the_number_is_found_by_feedback():
     assert game.get_reward() == 0
     assert (game.guess(5), game.get_reward()) == ("Right.", 1)
     results = [m["content"] for m in example["PROMPT"] if m["role"] == "tool"]
-    assert results.count("Right.") == 2
+    assert results.count("Right.") == 1
 
 
 class Server(BaseHTTPRequestHandler):
