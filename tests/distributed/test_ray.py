@@ -49,6 +49,7 @@ from seedtune.training.guard import Guard
 from seedtune.utils.files import read_lines
 from talking import ask, talking_tokenizer
 from tiny import save_tiny, tiny_llama, tiny_tokenizer
+from warm import warm_workers
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # as Cluster.secure sets it
 ray = pytest.importorskip("ray")
@@ -72,9 +73,13 @@ def short(completions, **_):
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     """Room for two replicas; started once, as starting takes seconds."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
-    ray.shutdown()
+    with warm_workers():
+        ray.init(
+            num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error",
+            _system_config={"worker_niceness": 0},  # not behind the tests of another process
+        )  # fmt: skip
+        yield
+        ray.shutdown()
 
 
 def made(folder, model, **options):
