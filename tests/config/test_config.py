@@ -14,6 +14,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from runs import Notes
 from seedtune import ESConfig
+from seedtune.config.auto import AUTO
 from seedtune.config.run_config import RunConfig
 from seedtune.config.values import parse_rule
 from seedtune.config.yaml_file import read, to_yaml
@@ -93,6 +94,16 @@ def test_text_that_yaml_reads_as_something_else_wants_quotes(line):
 def test_values_that_cannot_be(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         ESConfig(**bad)
+
+
+def test_what_is_measured_where_nothing_is_said_of_members_and_steps():
+    found = ESConfig.auto(output_dir="somewhere", max_steps=7)
+    assert (found.sigma, found.learning_rate, found.perturbation) == ("auto", "auto", "lowrank")
+    assert found == ESConfig(output_dir="somewhere", max_steps=7, **AUTO)
+    assert ESConfig.auto(sigma=0.1) == ESConfig(sigma=0.1)
+    assert ESConfig.auto(max_steps=7).output_dir == ESConfig().output_dir
+    with pytest.raises(ConfigError, match="max_steps"):
+        ESConfig.auto(max_step=7)
 
 
 def test_the_constructor_suggests_the_nearest_key():

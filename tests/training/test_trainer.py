@@ -16,13 +16,14 @@ import torch
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from runs import ROWS, Notes, journal_of, letters, quiet_length, trainer, without_times
+from seedtune import ESTrainer
 from seedtune.config.yaml_file import read
 from seedtune.errors import ConfigError, DataError, JournalError, RewardError, RunFolderError, SaveError
 from seedtune.journal.folder import RunFolder
 from seedtune.report.progress import Progress
 from seedtune.rewards.metric_names import COLUMNS, check_metric
 from seedtune.utils.files import read_lines
-from tiny import tiny_llama
+from tiny import tiny_llama, tiny_tokenizer
 
 
 def test_it_learns(tmp_path):
@@ -30,6 +31,14 @@ def test_it_learns(tmp_path):
     t.train()
     first, last = t.run.evaluations[0]["eval/reward"], t.run.evaluations[-1]["eval/reward"]
     assert last > first + 0.2
+
+
+def test_without_args_a_run_measures_its_steps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # output_dir is `out` then
+    it = ESTrainer(tiny_llama(context=512), letters, train_dataset=ROWS, processing_class=tiny_tokenizer())
+    assert it.args.perturbation == "lowrank"
+    assert it.args.population_size == 64
+    assert "auto" in (it.args.sigma, it.args.learning_rate)
 
 
 def test_what_a_run_leaves_behind(tmp_path):

@@ -7,13 +7,14 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from ..errors import ConfigError
 from ..es.aggregate import AGGREGATES
 from ..es.schedule import SCHEDULES
 from ..es.shaping import SHAPINGS
 from ..es.update import OPTIMIZERS
+from .auto import with_auto
 from .checks import check_together
 from .keys import check_inner_keys, checks_keys
 from .reward_stages import stages_of
@@ -416,6 +417,13 @@ class ESConfig:
         defaults = self.trajectory_defaults()
         found = {n: getattr(self, n) for n in defaults if n not in _UNSAID or getattr(self, n) != defaults[n]}
         return {**found, "max_steps": self.max_steps} if self.is_scheduled else found
+
+    @classmethod
+    def auto(cls, **settings: Any) -> Self:
+        """These settings and, where they say nothing of members and steps, those of a run that measures its steps
+        itself: what `seedtune train` does. Raises ConfigError.
+        """
+        return cls(**with_auto(settings))
 
     @classmethod
     def trajectory_defaults(cls) -> dict[str, Any]:

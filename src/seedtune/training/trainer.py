@@ -86,11 +86,12 @@ class ESTrainer:
 
     `model` is a Hub id, a folder or a GGUF file (as text or path), `smollm2-135m-instruct`, or a transformers model.
     `reward_funcs` are callables with TRL's signature, or texts (a built-in name, `package.module.function`,
-    `file.py:function`). `args` are the settings. `train_dataset` and `eval_dataset` (default: the first training
-    prompts) are `datasets.Dataset`s, lists of dicts, or tables, with a `prompt` column. `processing_class` is the
-    tokenizer, or a processor that has one; default: the model's. `callbacks` are transformers'. `eval_funcs` look like
-    reward functions; they are measured on the center at evaluations and never optimized. `progress` is what is shown;
-    `Progress()` is silence. `tools`, `environment_factory` and `rollout_func` are TRL's (docs/guides/environments.md).
+    `file.py:function`). `args` are the settings; default: `ESConfig.auto()`, a run that measures its steps.
+    `train_dataset` and `eval_dataset` (default: the first training prompts) are `datasets.Dataset`s, lists of dicts, or
+    tables, with a `prompt` column. `processing_class` is the tokenizer, or a processor that has one; default: the
+    model's. `callbacks` are transformers'. `eval_funcs` look like reward functions; they are measured on the center at
+    evaluations and never optimized. `progress` is what is shown; `Progress()` is silence. `tools`,
+    `environment_factory` and `rollout_func` are TRL's (docs/guides/environments.md).
 
     Raises ConfigError, ModelError, DataError or RewardError before anything is written.
     """
@@ -112,7 +113,7 @@ class ESTrainer:
         environment_factory: Any = None,
         rollout_func: Callable[..., Any] | None = None,
     ) -> None:
-        args = args or ESConfig()
+        args = ESConfig.auto() if args is None else args
         if not isinstance(args, ESConfig):
             raise ConfigError(explain_arguments(ESConfig, args))
         check_alone(args.fleet)
