@@ -61,7 +61,7 @@ def test_one_process_is_the_zeroth(made):
     [
         ("train", {"trial": None}, "no search for settings"),
         ("train", {"ignore_keys_for_eval": None}, "not a model's outputs"),
-        ("evaluate", {"eval_dataset": []}, "give datasets to ESTrainer"),
+        ("evaluate", {"eval_dataset": []}, "in Python give ESTrainer train_dataset and eval_dataset"),
         ("evaluate", {"metric_key_prefix": "test"}, "begin with eval/"),
         ("save_model", {"_internal_call": True}, "takes a folder"),
         ("push_to_hub", {"blocking": True}, "finished when this returns"),
