@@ -91,7 +91,7 @@ def reward_kl() -> str:
 def points(text: str) -> list[dict[str, Any]]:
     """The rows of the first table: method, reward (minus the miss), KL."""
     found = []
-    for line in text.splitlines():
+    for line in text.partition("\n## ")[0].splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) > 4 and re.fullmatch(r"[\d.]+", cells[1]):
             method = re.sub(r" \(.*", "", cells[0])
