@@ -68,7 +68,7 @@ def test_what_a_command_does_not_know_is_told_with_what_was_meant(words, told, c
 @pytest.mark.parametrize(("command", "usage"), [
     ("eval", "usage: seedtune eval MODEL [--KEY VALUE ...]"),
     ("generate", "usage: seedtune generate MODEL [PROMPT ...] [--KEY VALUE ...]"),
-    ("compare", "--config FILE [--"),
+    ("compare", "usage: seedtune compare --config FILE [--KEY VALUE ...]"),
 ])  # fmt: skip
 def test_the_usage_names_what_is_required(command, usage, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")  # how many flags are named depends on how much room there is

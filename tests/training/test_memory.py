@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-#: Live weights 1, the float32 master 2, packed weights 1: 4, and 0.4 to 0.5 for all else, at times 0.9. The copy of the
-#: base is on disk: in memory it would be one more.
-MOST = 5.0
+#: Live weights 1, the float32 master 2, packed weights 1: 4, and 0.4 for all else. The copy of the base is on disk: in
+#: memory it would be one more.
+MOST = 4.5
 
 CODE = """
 import json, sys
@@ -54,6 +54,7 @@ print(json.dumps({"size": size, "peak": memory("VmHWM") - before}))
 def test_a_low_rank_run_with_drift_holds_four_copies_of_its_model(tmp_path):
     tests = os.path.dirname(os.path.dirname(__file__))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}
+    environment["MALLOC_MMAP_THRESHOLD_"] = "131072"  # else glibc keeps what was freed, up to half a copy by chance
     done = subprocess.run([sys.executable, "-c", CODE, str(tmp_path)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

@@ -30,7 +30,8 @@ _EXTRAS = {
     "vllm": "engine: vllm, on a GPU",
     "peft": "adapters as base models",
 }
-_OPENMP = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_SET_BY_US = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # in seedtune/__init__.py
+_OPENMP = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", *_SET_BY_US)
 GB = 1e9
 
 
@@ -120,10 +121,8 @@ def _processor() -> str:
 
 
 def _threads() -> Facts:
-    """`GOMP_SPINCOUNT` and `KMP_BLOCKTIME` are set by Seedtune where the user has not."""
-    ours = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "1"}
     asked = [
-        (name, f"{value} (unless you set it, Seedtune does)" if ours.get(name) == value else value)
+        (name, f"{value} (unless you set it, Seedtune does)" if name in _SET_BY_US else value)
         for name in _OPENMP
         if (value := os.environ.get(name)) is not None
     ]

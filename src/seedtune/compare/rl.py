@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from ..engines.tokenization import token_ids
 from ..errors import ConfigError
 from .checkpoints import Checkpoints, num_steps
 from .context import MethodContext
@@ -122,6 +123,5 @@ def _ending_at(stops: list[int], name: str, args: Any) -> Any:
     from trl.trainer.utils import create_model_from_path
 
     model = create_model_from_path(name, **(args.model_init_kwargs or {}))
-    ends = model.generation_config.eos_token_id
-    model.generation_config.eos_token_id = [*(ends if isinstance(ends, list) else [ends]), *stops]
+    model.generation_config.eos_token_id = sorted({*token_ids(model.generation_config.eos_token_id), *stops})
     return model

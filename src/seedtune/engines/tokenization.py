@@ -71,9 +71,9 @@ class Texts:
     def _find_stops(self, model: PreTrainedModel) -> set[int]:
         generation = getattr(model, "generation_config", None)
         named = {
-            "the generation configuration": _ids(getattr(generation, "eos_token_id", None)),
-            "the tokenizer": _ids(self.tokenizer.eos_token_id),
-            "the chat template": _ids(self._chat_template.end_of_turn()),
+            "the generation configuration": token_ids(getattr(generation, "eos_token_id", None)),
+            "the tokenizer": token_ids(self.tokenizer.eos_token_id),
+            "the chat template": token_ids(self._chat_template.end_of_turn()),
         }
         known = {who: {n for n in ids if n < self.num_embeddings} for who, ids in named.items()}
         stops: set[int] = set().union(*known.values())
@@ -307,7 +307,7 @@ def _num_embeddings(model: PreTrainedModel) -> int:
     return int(getattr(table, "num_embeddings", None) or size)
 
 
-def _ids(value: Any) -> set[int]:
+def token_ids(value: Any) -> set[int]:
     """Token ids, given as one, several or none."""
     values = value if isinstance(value, Sequence) else [value]
     return {int(n) for n in values if isinstance(n, int) and n >= 0}
